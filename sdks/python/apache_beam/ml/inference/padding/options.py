@@ -1,0 +1,128 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""What users set about padding, and its validation."""
+
+# pytype: skip-file
+
+import numbers
+from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ['PaddingOptions']
+
+
+@dataclass(frozen=True)
+class PaddingOptions:
+  """How a model handler pads tensors along their first dimension.
+
+  A result does not depend on the other examples of its batch if the model
+  ignores padded positions, which most models do only by means of a mask.
+
+  Args:
+    pad_value: the number put into padded positions. Keyed handlers also take a
+      mapping from key to number, in which a missing key means 0, and need one
+      if several keys are padded and not all with 0.
+    side: 'right' to pad after the data, 'left' to pad before it, as decoders
+      need for generation. Left padding shifts absolute positions: a model
+      which has them, such as GPT-2, needs position_ids among the keys of each
+      example. Rotary and relative positions need nothing.
+    mask: the name of the mask argument of the model, None if it takes none.
+      The mask is an int64 tensor of shape (batch, longest), 1 for data and 0
+      for padding. It is passed with every batch, ragged or not: by the tensor
+      handlers as a keyword argument of the model call, by the keyed handlers
+      as a key of each example. A mask the examples carry already is kept, and
+      padded with 0.
+    sequence_keys: for the keyed handlers, the keys to pad; the mask is padded
+      in any case. By default all keys whose tensors have a dimension. Within
+      an example they must be of one length.
+    per_token_outputs: the outputs of shape (batch, tokens, ...), which are to
+      be cut back to the length of each example. True stands for all outputs,
+      False for none, a tuple of names for these outputs of a model that
+      returns a dict. 'auto' takes an output whose second dimension equals the
+      padded length for a candidate. To tell such an output from one of
+      constant size, the shortest example is run alone, once for each output
+      of a worker's handler. Outputs of any other size pass as they are, such
+      as those of `generate`, in which the padding of the prompt remains, or
+      of models that shorten or lengthen their input. For encoder-decoder
+      `generate`, whose output length depends on the content, pass False. Only
+      the dimension next to the batch dimension is cut.
+
+  Raises:
+    TypeError, ValueError: if a field has a wrong type or value.
+  """
+  pad_value: float | Mapping[str, float] = 0
+  side: str = 'right'
+  mask: str | None = None
+  sequence_keys: tuple[str, ...] | None = None
+  per_token_outputs: bool | str | tuple[str, ...] = 'auto'
+
+  def __post_init__(self):
+    self._check_pad_value()
+    if self.side not in ('right', 'left'):
+      raise ValueError(
+          f"PaddingOptions: side must be 'right' or 'left', not {self.side!r}.")
+    if self.mask is not None and not (isinstance(self.mask, str) and self.mask):
+      raise ValueError(
+          'PaddingOptions: mask must be the name of an argument of the model, '
+          f'or None, not {self.mask!r}.')
+    if self.sequence_keys is not None:
+      self._set_names('sequence_keys')
+    if not isinstance(self.per_token_outputs,
+                      bool) and self.per_token_outputs != 'auto':
+      self._set_names('per_token_outputs')
+    self._check_value_keys()
+
+  def _check_pad_value(self):
+    values = {'pad_value': self.pad_value}
+    if isinstance(self.pad_value, Mapping):
+      # A copy, as the caller may change the mapping later.
+      object.__setattr__(self, 'pad_value', dict(self.pad_value))
+      values = {f'pad_value[{k!r}]': v for k, v in self.pad_value.items()}
+    for name, value in values.items():
+      if not isinstance(value, numbers.Real):
+        raise TypeError(
+            f'PaddingOptions: {name} must be a number, not {value!r}.')
+
+  def _set_names(self, field):
+    names = getattr(self, field)
+    if isinstance(names, str) or not isinstance(names, Iterable):
+      raise TypeError(
+          f'PaddingOptions: {field} must be a tuple of names, not {names!r}.')
+    names = tuple(names)
+    if not names or len(set(names)) < len(names):
+      raise ValueError(
+          f'PaddingOptions: {field} must hold distinct names and at least one, '
+          f'got {names!r}.')
+    if not all(isinstance(name, str) for name in names):
+      raise TypeError(f'PaddingOptions: {field} must hold names, got {names!r}')
+    object.__setattr__(self, field, names)
+
+  def _check_value_keys(self):
+    if not isinstance(self.pad_value, dict):
+      return
+    if self.pad_value.get(self.mask, 0) != 0:
+      raise ValueError(
+          f'PaddingOptions: pad_value gives {self.pad_value[self.mask]} for '
+          f'the mask {self.mask!r}, which is always padded with 0.')
+    unused = set(self.pad_value) - set(self.sequence_keys or self.pad_value)
+    unused.discard(self.mask)
+    if unused:
+      raise ValueError(
+          f'PaddingOptions: pad_value names {sorted(unused)}, which '
+          'sequence_keys does not pad.')

@@ -1,0 +1,240 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Pads the examples of a batch to its longest, and makes the mask.
+
+What cannot be padded alike is refused, by index and key.
+"""
+
+# pytype: skip-file
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from apache_beam.ml.inference.padding.options import PaddingOptions
+
+__all__ = ['KeyedTensorPadder', 'TensorPadder']
+
+# The key of a tensor that comes without one. No mask can have this name.
+_NO_KEY = ''
+
+
+class _Padder:
+  """Pads examples which are dicts of tensors."""
+  def __init__(self, options: PaddingOptions, handler: str):
+    self._options = options
+    self._handler = handler
+
+  def _pad_columns(
+      self, batch: Sequence[Mapping[str, torch.Tensor]]
+  ) -> tuple[dict[str, list[torch.Tensor]], list[int]]:
+    """Returns padded tensors by key, and the length of each example."""
+    for index, example in enumerate(batch):
+      for key, tensor in example.items():
+        self._check_type(tensor, key, index)
+    lengths = [self._length(e, index) for index, e in enumerate(batch)]
+    padded_keys = self._padded_keys(batch[0])
+    self._check_pad_value(padded_keys)
+    columns = {}
+    for key in batch[0]:
+      tensors = [example[key] for example in batch]
+      self._check_alike(tensors, key, key in padded_keys)
+      if key in padded_keys:
+        tensors = self._pad(tensors, lengths, key)
+      columns[key] = tensors
+    return columns, lengths
+
+  def _check_type(self, tensor, key, index):
+    if not isinstance(tensor, torch.Tensor):
+      raise TypeError(
+          f'{self._handler}: padding needs PyTorch tensors, but '
+          f'{_name(key, index)} is a {type(tensor).__module__}.'
+          f'{type(tensor).__name__}.')
+
+  def _padded_keys(self, example) -> list[str]:
+    named = self._options.sequence_keys
+    if named is None:
+      return [key for key, tensor in example.items() if tensor.dim()]
+    return [k for k in example if k in named or k == self._options.mask]
+
+  def _length(self, example, index) -> int:
+    keys = self._padded_keys(example)
+    missing = [k for k in self._options.sequence_keys or () if k not in keys]
+    if missing or not keys:
+      raise ValueError(
+          f'{self._handler}: {_name(_NO_KEY, index)} has no tensor to pad for '
+          f'{missing or "any key"}; its keys are {sorted(example)}. Name those '
+          'to pad in PaddingOptions(sequence_keys=...).')
+    length, *others = [self._key_length(example[k], k, index) for k in keys]
+    for key, other in zip(keys[1:], others):
+      if other != length:
+        raise ValueError(
+            f'{self._handler}: {_name(key, index)} has length {other}, but '
+            f'{keys[0]!r} has length {length}. Name the keys to pad, which '
+            'must agree, in PaddingOptions(sequence_keys=...).')
+    return length
+
+  def _key_length(self, tensor, key, index) -> int:
+    if not tensor.dim():
+      raise ValueError(
+          f'{self._handler}: {_name(key, index)} has no dimension to pad '
+          'along; give it at least one, for instance with tensor.reshape(1).')
+    length = tensor.shape[0]
+    if not length:
+      raise ValueError(
+          f'{self._handler}: {_name(key, index)} has shape '
+          f'{tuple(tensor.shape)}. A sequence of length 0 has no result of its '
+          'own; filter it out before RunInference.')
+    return length
+
+  def _check_pad_value(self, padded_keys):
+    value = self._options.pad_value
+    unmasked = set(padded_keys) - {self._options.mask}
+    if isinstance(value, dict):
+      unknown = set(value) - unmasked - {self._options.mask}
+      if unknown:
+        raise ValueError(
+            f'{self._handler}: PaddingOptions.pad_value names '
+            f'{sorted(unknown)}, but the keys that are padded are '
+            f'{sorted(padded_keys)}.')
+    elif value != 0 and len(unmasked) > 1:
+      raise ValueError(
+          f'{self._handler}: PaddingOptions.pad_value {value} would pad each '
+          f'of {sorted(padded_keys)}; give a mapping from key to number.')
+
+  def _check_alike(self, tensors, key, is_padded):
+    """Checks that dtypes agree, and shapes but for a dimension to pad."""
+    first = tensors[0]
+    start = 1 if is_padded else 0
+    for index, tensor in enumerate(tensors):
+      if (tensor.dim() != first.dim() or
+          tensor.shape[start:] != first.shape[start:]):
+        remedy = 'all but the first dimension must agree' if is_padded else (
+            'name the key in PaddingOptions(sequence_keys=...) to pad it')
+        raise ValueError(
+            f'{self._handler}: {_name(key, index)} has shape '
+            f'{tuple(tensor.shape)}, but {_name(key, 0)} has shape '
+            f'{tuple(first.shape)}; {remedy}.')
+      if tensor.dtype != first.dtype:
+        raise ValueError(
+            f'{self._handler}: {_name(key, index)} has dtype {tensor.dtype}, '
+            f'but {_name(key, 0)} has dtype {first.dtype}; convert them to one '
+            'dtype before RunInference.')
+
+  def _pad(self, tensors, lengths, key):
+    """Pads tensors of shape (length, ...) to (longest, ...)."""
+    value, dtype = self._pad_value(key), tensors[0].dtype
+    if not _fits(value, dtype):
+      raise ValueError(
+          f'{self._handler}: PaddingOptions.pad_value {value} cannot be held '
+          f'by {_name(key, 0)} of dtype {dtype}.')
+    if min(lengths) == max(lengths):
+      return tensors
+    with torch.no_grad():
+      if self._options.side == 'right':
+        return list(pad_sequence(tensors, True, value))
+      # Twice reversed, as padding_side is not in torch before 2.5.
+      reverse = [tensor.flip(0) for tensor in tensors]
+      return list(pad_sequence(reverse, True, value).flip(1))
+
+  def _pad_value(self, key):
+    if isinstance(self._options.pad_value, dict):
+      return self._options.pad_value.get(key, 0)
+    return 0 if key == self._options.mask else self._options.pad_value
+
+  def _mask(self, lengths, device):
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    if self._options.side == 'left':
+      mask = mask.flip(1)
+    return mask.to(device, torch.int64)
+
+
+class TensorPadder(_Padder):
+  """Pads examples which are tensors."""
+  def __init__(self, options: PaddingOptions, handler: str):
+    if isinstance(options.pad_value, dict):
+      raise ValueError(
+          f'{handler}: PaddingOptions.pad_value must be a number; a mapping is '
+          'for the keyed handlers.')
+    if options.sequence_keys is not None:
+      raise ValueError(
+          f'{handler}: PaddingOptions.sequence_keys is for the keyed handlers.')
+    super().__init__(
+        dataclasses.replace(options, sequence_keys=(_NO_KEY, )), handler)
+
+  def pad(self, batch, device) -> tuple[list, dict[str, Any], list[int]]:
+    """Returns padded examples, arguments for the model, and the lengths."""
+    columns, lengths = self._pad_columns([{_NO_KEY: x} for x in batch])
+    model_args = {}
+    if self._options.mask is not None:
+      model_args[self._options.mask] = self._mask(
+          lengths, _torch_device(device))
+    return columns[_NO_KEY], model_args, lengths
+
+
+class KeyedTensorPadder(_Padder):
+  """Pads examples which are dicts of tensors."""
+  def pad(self, batch, device) -> tuple[list, dict[str, Any], list[int]]:
+    """Returns padded examples, no arguments for the model, and the lengths."""
+    self._check_keys(batch)
+    columns, lengths = self._pad_columns(batch)
+    mask = self._options.mask
+    if mask is not None and mask not in columns:
+      first = batch[0][self._padded_keys(batch[0])[0]]
+      columns[mask] = list(self._mask(lengths, first.device))
+    rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
+    return rows, {}, lengths
+
+  def _check_keys(self, batch):
+    for index, example in enumerate(batch):
+      if not isinstance(example, Mapping):
+        raise TypeError(
+            f'{self._handler}: padding needs dicts of PyTorch tensors, but '
+            f'{_name(_NO_KEY, index)} is a {type(example).__name__}.')
+      if example.keys() != batch[0].keys():
+        raise ValueError(
+            f'{self._handler}: {_name(_NO_KEY, index)} has the keys '
+            f'{sorted(example)}, but {_name(_NO_KEY, 0)} has '
+            f'{sorted(batch[0])}; all must have the same keys.')
+
+
+def _name(key, index) -> str:
+  element = f'element {index} of the batch'
+  return element if key == _NO_KEY else f'key {key!r} of {element}'
+
+
+def _fits(value, dtype) -> bool:
+  if dtype.is_floating_point or dtype.is_complex:
+    return True
+  if not math.isfinite(value) or value != int(value):
+    return False
+  if dtype is torch.bool:
+    return value in (0, 1)
+  return torch.iinfo(dtype).min <= value <= torch.iinfo(dtype).max
+
+
+def _torch_device(device) -> torch.device:
+  # The Hugging Face handlers pass 'CPU' or 'GPU' and fall back to the CPU.
+  if device == 'GPU':
+    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+  return torch.device('cpu' if device == 'CPU' else device)

@@ -1,0 +1,105 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""A microbenchmark for the hot loop of BatchElements.
+
+Times a DoFn per element, without a runner and with a consumer that does
+nothing: in the global window, in fixed windows, and grouped by length, where
+this release can. The lengths are heavy-tailed, as those of prompts are.
+
+Run as
+  python -m apache_beam.tools.batch_elements_microbenchmark
+"""
+
+# pytype: skip-file
+
+import argparse
+import logging
+import random
+
+from apache_beam.tools import utils
+from apache_beam.transforms import util
+from apache_beam.transforms import window
+
+_BATCH_SIZE = 32
+
+
+def _lengths(size, seed=0):
+  # Log-normal, median 150 and 99th percentile 2,500.
+  rng = random.Random(seed)
+  return [1 + int(rng.lognormvariate(5, 1.2)) for _ in range(size)]
+
+
+def _estimator():
+  return util._BatchSizeEstimator(_BATCH_SIZE, _BATCH_SIZE)
+
+
+def _count_one(unused_element):
+  return 1
+
+
+def _run(do_fn, elements, *window_param):
+  do_fn.start_bundle()
+  batches = 0
+  for element in elements:
+    for _ in do_fn.process(element, *window_param) or ():
+      batches += 1
+  return batches + sum(1 for _ in do_fn.finish_bundle())
+
+
+def global_window(size):
+  do_fn = util._GlobalWindowsBatchingDoFn(_estimator(), _count_one)
+  elements = _lengths(size)
+  return lambda: _run(do_fn, elements)
+
+
+def fixed_window(size):
+  do_fn = util._WindowAwareBatchingDoFn(_estimator(), _count_one)
+  elements = _lengths(size)
+  return lambda: _run(do_fn, elements, window.IntervalWindow(0, 1))
+
+
+def by_length(size):
+  from apache_beam.transforms.batching import in_bundle
+  from apache_beam.transforms.batching.options import BatchingOptions
+  do_fn = in_bundle.LengthBatchingDoFn(
+      _estimator(), _count_one, lambda length: length, BatchingOptions())
+  elements = _lengths(size)
+  return lambda: _run(do_fn, elements, window.GlobalWindow())
+
+
+def run_benchmark(num_runs=20, num_elements=100_000, verbose=True):
+  """Runs the suite; returns seconds of each run by benchmark."""
+  benchmarks = [global_window, fixed_window]
+  if hasattr(util, 'in_bundle'):
+    benchmarks.append(by_length)
+  suite = [
+      utils.BenchmarkConfig(benchmark, num_elements, num_runs)
+      for benchmark in benchmarks
+  ]
+  _, costs = utils.run_benchmarks(suite, verbose=verbose)
+  return costs
+
+
+if __name__ == '__main__':
+  logging.basicConfig()
+  utils.check_compiled('apache_beam.utils.windowed_value')
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--num_runs', type=int, default=20)
+  parser.add_argument('--num_elements', type=int, default=100_000)
+  args = parser.parse_args()
+  run_benchmark(args.num_runs, args.num_elements)
