@@ -1,0 +1,75 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+# Everything is made in build/; `make help` lists what there is to do.
+
+PYTHON ?= python3
+# Another package index beside pip's own, such as one with CPU builds of torch.
+EXTRA_INDEX ?=
+ifneq ($(EXTRA_INDEX),)
+export PIP_EXTRA_INDEX_URL := $(EXTRA_INDEX)
+endif
+# The demo's own text, and how many docstrings it takes without one.
+INPUT ?=
+TEXTS ?= 1500
+
+VENV := build/venv/bin/python
+export HF_HUB_OFFLINE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-upstream check prefixes prefixes-new bench \
+  soak apply export clean
+
+help: ## This list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|'
+
+build: ## The patched SDK, models and Prism, in build/
+	@$(PYTHON) -m tools.build
+
+demo: build ## Embed real text, without and with the flag (INPUT=file TEXTS=n)
+	@$(VENV) -m tools.demo $(if $(INPUT),--input $(INPUT),--texts $(TEXTS))
+
+test: build ## Every test
+	@$(VENV) -m tox run --current-env -q -e $$($(VENV) -c \
+	  'import sys; print("py%d%d" % sys.version_info[:2])')
+
+test-upstream: build ## Beam's own tests, flags off and flags on
+	@$(VENV) -m tools.upstream_tests
+
+check: build ## Lint, types, the rules of the series, the workflow
+	@$(VENV) -m tools.lint
+
+prefixes: build ## Test every prefix of the series, all of them
+	@$(VENV) -m tools.prefixes --all
+
+prefixes-new: build ## Test the prefixes that were not green yet
+	@$(VENV) -m tools.prefixes
+
+bench: build ## Benchmarks against the released SDK, in build/bench.json
+	@$(VENV) -m tools.bench
+
+soak: build ## The tests with 50 times the examples of each property
+	@HYPOTHESIS_PROFILE=soak $(VENV) -m tools.tests
+
+apply: ## Make build/beam from the series
+	@$(PYTHON) -m tools.series apply
+
+export: ## Write the commits of build/beam to patches/ and sdks/
+	@$(PYTHON) -m tools.series export
+
+clean: ## Remove build/; the cache stays
+	rm -rf build
