@@ -1,0 +1,73 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Embeds real texts three ways in turn and prints what each took.
+
+    build/venv/bin/python -m tools.demo [--input FILE] [--texts N]
+"""
+
+import argparse
+import logging
+import platform
+import sys
+from pathlib import Path
+
+from tools.demo import docstrings
+from tools.layout import here
+
+
+def main(argv: list[str] | None = None) -> int:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--input', type=Path, help='a text or JSON Lines file')
+  parser.add_argument(
+      '--texts', type=int, default=1500, help='docstrings, without --input')
+  args = parser.parse_args(argv)
+  _quiet_logs()
+  # Behind the line above, because these imports log.
+  import torch
+
+  from tools.demo import ways
+
+  texts = args.input
+  if texts is None:
+    texts = here().build / 'demo' / 'docstrings.jsonl'
+    texts.parent.mkdir(parents=True, exist_ok=True)
+    docstrings.write_sample(args.texts, texts)
+  outcomes = []
+  for name, options, flags in ways.WAYS:
+    print(f'{name} ...', flush=True)
+    outcomes.append(ways.embed(name, texts, options, flags))
+  print(
+      f'\n{len(outcomes[0].embeddings)} texts of {texts.name}, MiniLM-L6, '
+      f'batches of {ways.BATCH_SIZE}, {platform.machine()}, '
+      f'{torch.get_num_threads()} threads\n')
+  print(ways.table(outcomes))
+  return 0
+
+
+def _quiet_logs() -> None:
+  """Leaves the example's progress, and errors."""
+  logging.basicConfig(level=logging.INFO, format='  %(message)s')
+  logging.getLogger().addFilter(
+      lambda record: record.levelno != logging.WARNING)
+  logging.getLogger('apache_beam').setLevel(logging.ERROR)
+  from transformers.utils import logging as transformers_logging
+  transformers_logging.disable_progress_bar()
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,110 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""The three ways in which the demo embeds the same texts."""
+
+import dataclasses
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from apache_beam.examples.inference import bucketed_text_embeddings as example
+from tools.demo import recorder
+from tools.layout import here
+
+# Fixed: the size that Beam chooses by its timings varies from run to run.
+BATCH_SIZE = 32
+_FLAG = '--experiments=smart_bucketing'
+# Name, options of the model handler, flags of the pipeline. The buckets of
+# 2.77 need its stateful path, which a waiting time turns on.
+WAYS = (
+    ('2.77, arrival order', {}, []),
+    ('2.77, length buckets', {
+        'max_batch_duration_secs': 5
+    }, []),
+    ('smart_bucketing', {}, [_FLAG]),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What one way took.
+
+  Attributes:
+    seconds: of the whole pipeline, without loading the model.
+    calls: its batches.
+    embeddings: by the text's id.
+  """
+  name: str
+  seconds: float
+  calls: list[recorder.Call]
+  embeddings: dict[str, torch.Tensor]
+
+
+def embed(name: str, texts: Path, options: dict, flags: list[str]) -> Outcome:
+  """Runs the example pipeline once, in this process."""
+  recorder.CALLS.clear()
+  recorder.LOAD_SECONDS.clear()
+  out = here().build / 'demo' / 'embeddings.jsonl'
+  out.parent.mkdir(parents=True, exist_ok=True)
+  out.unlink(missing_ok=True)
+  handler = example.make_model_handler(
+      example.default_model(),
+      BATCH_SIZE,
+      min_batch_size=BATCH_SIZE,
+      model_class=recorder.TimedModel,
+      inference_fn=recorder.timed_inference,
+      **options)
+  start = time.perf_counter()
+  example.run(
+      [f'--input={texts}', f'--output={out}', '--runner=FnApiRunner', *flags],
+      save_main_session=False,
+      model_handler=handler)
+  seconds = time.perf_counter() - start - sum(recorder.LOAD_SECONDS)
+  with out.open(encoding='utf-8') as file:
+    rows = [json.loads(line) for line in file]
+  return Outcome(
+      name,
+      seconds,
+      list(recorder.CALLS),
+      {row['id']: torch.tensor(row['embedding'])
+       for row in rows})
+
+
+def table(outcomes: list[Outcome]) -> str:
+  """One line a way; differences are against the first."""
+  lines = [
+      '| way | texts/s | against the first | padding ratio | batches | '
+      'p95 batch time | largest difference |',
+      '|---|---|---|---|---|---|---|'
+  ]
+  first = outcomes[0]
+  for outcome in outcomes:
+    calls = outcome.calls
+    rate = len(outcome.embeddings) / outcome.seconds
+    ratio = sum(c.padded for c in calls) / sum(c.real for c in calls)
+    p95 = statistics.quantiles([c.seconds for c in calls], n=20)[-1]
+    difference = max((outcome.embeddings[i] - e).abs().max().item()
+                     for i, e in first.embeddings.items())
+    speedup = first.seconds / outcome.seconds
+    lines.append(
+        f'| {outcome.name} | {rate:.1f} | {speedup:.2f} x | {ratio:.2f} | '
+        f'{len(calls)} | {p95 * 1000:.0f} ms | {difference:.1e} |')
+  return '\n'.join(lines)
