@@ -1,0 +1,141 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Benchmarks of the series against the released SDK, paired in one run.
+
+    build/venv/bin/python -m tools.bench [--pairs N]
+
+Runs the microbenchmark of batching in turn on the pristine source and on the
+series, prints the medians with their spread, and writes build/bench.json.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from tools import build
+from tools.layout import Layout
+from tools.layout import ToolError
+from tools.layout import here
+
+_BENCHMARK = 'apache_beam/tools/batch_elements_microbenchmark.py'
+_LINE = re.compile(r'^(\w+), .*median time cost: (\S+) sec')
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+  """One benchmark on one source: microseconds per element, one a run."""
+  benchmark: str
+  source: str
+  micros: list[float]
+
+  def row(self, baseline: 'Figure | None') -> str:
+    ratio = ''
+    if baseline is not None:
+      ratios = [a / b for a, b in zip(self.micros, baseline.micros)]
+      ratio = f'{statistics.median(ratios):.2f}'
+    return (
+        f'| {self.benchmark} | {self.source} | '
+        f'{statistics.median(self.micros):.2f} | {min(self.micros):.2f} to '
+        f'{max(self.micros):.2f} | {ratio} |')
+
+
+def run(layout: Layout, pairs: int) -> list[Figure]:
+  """Runs the pairs, released source first."""
+  pristine = _pristine_source(layout)
+  sources = {'released': pristine, 'series': layout.beam / 'sdks' / 'python'}
+  micros: dict[tuple[str, str], list[float]] = {}
+  for _ in range(pairs):
+    for name, source in sources.items():
+      for benchmark, value in _measure(source).items():
+        micros.setdefault((benchmark, name), []).append(value)
+  return [Figure(*key, values) for key, values in sorted(micros.items())]
+
+
+def table(figures: list[Figure]) -> str:
+  """A Markdown table; what only the series has is held against the released
+  benchmark of the global window."""
+  released = {f.benchmark: f for f in figures if f.source == 'released'}
+  lines = [
+      '| benchmark | source | us an element, median | spread | ratio to released |',
+      '|---|---|---|---|---|'
+  ]
+  for figure in figures:
+    baseline = released.get(figure.benchmark, released['global_window'])
+    lines.append(figure.row(None if figure is baseline else baseline))
+  return '\n'.join(lines)
+
+
+def _pristine_source(layout: Layout) -> Path:
+  """The released source with its extensions, and the benchmark put in."""
+  source = build.pristine_source(layout)
+  build.unpack_extensions(layout, source)
+  shutil.copy(layout.beam / 'sdks' / 'python' / _BENCHMARK, source / _BENCHMARK)
+  return source
+
+
+def _measure(source: Path) -> dict[str, float]:
+  module = _BENCHMARK.removesuffix('.py').replace('/', '.')
+  done = subprocess.run([sys.executable, '-m', module, '--num_runs', '5'],
+                        cwd=source,
+                        env={
+                            **os.environ, 'PYTHONPATH': str(source)
+                        },
+                        capture_output=True,
+                        text=True,
+                        check=False)
+  if done.returncode:
+    raise ToolError(f'{module} failed in {source}:\n{done.stderr}')
+  matches = map(_LINE.match, done.stdout.splitlines())
+  return {m[1]: float(m[2]) * 1e6 for m in matches if m}
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--pairs', type=int, default=7)
+  args = parser.parse_args()
+  layout = here()
+  try:
+    figures = run(layout, args.pairs)
+  except ToolError as e:
+    print(f'bench: {e}', file=sys.stderr)
+    return 1
+  out = layout.build / 'bench.json'
+  machine = f'{platform.machine()}, Python {platform.python_version()}'
+  out.write_text(
+      json.dumps({
+          'machine': machine,
+          'command': f'python -m tools.bench --pairs {args.pairs}',
+          'figures': [dataclasses.asdict(figure) for figure in figures]
+      },
+                 indent=2))
+  print(f'{machine}, {os.cpu_count()} cores, {args.pairs} pairs, seed 0\n')
+  print(table(figures))
+  print(f'\nRaw figures in {out.relative_to(layout.root)}.')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

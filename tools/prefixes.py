@@ -1,0 +1,136 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Tests every prefix of the series: each PR must stand on those before it.
+
+For each commit of build/beam: its modules import, and the tests that it adds
+pass. A tree that was green once is not run again, whichever clone ran it.
+
+    build/venv/bin/python -m tools.prefixes [--all]
+"""
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tools import build
+from tools.layout import Layout
+from tools.layout import ToolError
+from tools.layout import here
+from tools.series import git
+from tools.series import tree
+
+
+def run(layout: Layout, again: bool) -> int:
+  """Tests the prefixes and returns how many failed."""
+  base = tree.base(layout.beam)
+  commits = git.out(layout.beam, 'rev-list', '--reverse',
+                    f'{base}..HEAD').splitlines()
+  work = build.checkout(layout, 'prefix', base).parents[1]
+  failed = 0
+  for number, commit in enumerate(commits, 1):
+    green = _green_stamp(layout, commit)
+    title = git.out(layout.beam, 'log', '-1', '--format=%s', commit)
+    start = time.monotonic()
+    if green.exists() and not again:
+      state = 'green before'
+    elif _passes(layout, work, commit):
+      green.parent.mkdir(parents=True, exist_ok=True)
+      green.touch()
+      state = 'green'
+    else:
+      failed += 1
+      state = 'FAILED'
+    print(
+        f'{number:3} of {len(commits)}  {state:12}  '
+        f'{time.monotonic() - start:4.0f} s  {title}',
+        flush=True)
+  git.run(layout.beam, 'worktree', 'remove', '--force', work)
+  return failed
+
+
+def _green_stamp(layout: Layout, commit: str) -> Path:
+  """Named for the tree and for everything it is run with."""
+  tree_hash = git.out(layout.beam, 'rev-parse', f'{commit}^{{tree}}')
+  lock = (layout.root / 'requirements' / 'lock.txt').read_bytes()
+  key = hashlib.sha256(f'{tree_hash} {sys.version} '.encode() + lock)
+  return layout.cache / 'green' / key.hexdigest()
+
+
+def _passes(layout: Layout, work: Path, commit: str) -> bool:
+  git.run(work, 'checkout', '-q', '--detach', commit)
+  source = work / 'sdks' / 'python'
+  build.unpack_extensions(layout, source)
+  names = git.out(
+      work,
+      'diff-tree',
+      '-r',
+      '--no-commit-id',
+      '--name-only',
+      '--diff-filter=AM',
+      commit).splitlines()
+  paths = [Path(name).relative_to('sdks/python') for name in names]
+  python = [path for path in paths if path.suffix == '.py']
+  tests = [str(path) for path in python if path.name.endswith('_test.py')]
+  modules = ['.'.join(path.with_suffix('').parts) for path in python]
+  imports = '; '.join(
+      f'import {name.removesuffix(".__init__")}' for name in modules
+      if not name.endswith('_test'))
+  commands = [[sys.executable, '-c', imports or 'import apache_beam']]
+  if tests:
+    commands.append([
+        *(sys.executable, '-m', 'pytest', '-q', '-n', '2'),
+        *('-p', 'no:cacheprovider'),
+        *tests
+    ])
+  env = {**os.environ, 'PYTHONPATH': str(source)}
+  for command in commands:
+    done = subprocess.run(
+        command,
+        cwd=source,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False)
+    if done.returncode:
+      print(done.stdout)
+      return False
+  return True
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument(
+      '--all',
+      action='store_true',
+      help='also the trees that were green before')
+  try:
+    failed = run(here(), parser.parse_args().all)
+  except ToolError as e:
+    print(f'prefixes: {e}', file=sys.stderr)
+    return 1
+  print(f'prefixes: {failed} failed' if failed else 'prefixes: ok')
+  return 1 if failed else 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
