@@ -19,20 +19,23 @@ import unittest
 
 from apache_beam.tools import batch_elements_microbenchmark
 
+_BENCHMARKS = (
+    'global_window', 'global_window_with_sizes', 'fixed_window', 'by_length')
+
 
 class BatchElementsMicrobenchmarkTest(unittest.TestCase):
   def test_every_benchmark_runs(self):
     costs = batch_elements_microbenchmark.run_benchmark(
         num_runs=2, num_elements=100, verbose=False)
-    self.assertEqual(['global_window', 'fixed_window', 'by_length'],
-                     [name.partition(',')[0] for name in costs])
-    self.assertEqual([2, 2, 2], [len(runs) for runs in costs.values()])
+    self.assertEqual(
+        list(_BENCHMARKS), [name.partition(',')[0] for name in costs])
+    self.assertEqual([2] * 4, [len(runs) for runs in costs.values()])
 
   def test_every_element_is_batched(self):
-    for benchmark in (batch_elements_microbenchmark.global_window,
-                      batch_elements_microbenchmark.fixed_window,
-                      batch_elements_microbenchmark.by_length):
-      self.assertEqual(4, benchmark(100)())
+    for name in _BENCHMARKS:
+      with self.subTest(name=name):
+        benchmark = getattr(batch_elements_microbenchmark, name)
+        self.assertEqual(4, benchmark(100)())
 
 
 if __name__ == '__main__':

@@ -17,7 +17,7 @@
 
 """Batches of similar length: policy apart from the runner.
 
-``options`` and ``packing`` take values and return decisions and import nothing
-from Beam. ``in_bundle`` holds the DoFn that feeds them. All of it is behind
+``options``, ``packing`` and ``least_cost`` take values and return decisions and
+import nothing from Beam. ``in_bundle`` holds the DoFn that feeds them, behind
 ``--experiments=smart_bucketing``.
 """

@@ -56,6 +56,40 @@ def is_enabled(
   return enabled
 
 
+def check_options(
+    options: BatchingOptions | None,
+    length_fn: Callable[[Any], int] | None,
+    min_batch_size: int,
+    max_batch_duration_secs: float | None) -> None:
+  """Refuses options that could not have their effect in BatchElements.
+
+  Raises:
+    ValueError: if another parameter is missing or contradicts them.
+  """
+  if options is None:
+    return
+  if length_fn is None:
+    raise ValueError(
+        'BatchElements: options requires length_fn to be set '
+        '(batch_length_fn of a ModelHandler).')
+  if max_batch_duration_secs is not None:
+    raise ValueError(
+        'BatchElements: options group within a bundle, but '
+        f'max_batch_duration_secs={max_batch_duration_secs!r} batches across '
+        'bundles. Leave one of them out.')
+  if min_batch_size > options.max_buffered_elements:
+    raise ValueError(
+        f'BatchElements: min_batch_size={min_batch_size!r} is more than '
+        'BatchingOptions(max_buffered_elements='
+        f'{options.max_buffered_elements!r}) holds. Raise the latter.')
+
+
+def default_options(min_batch_size: int) -> BatchingOptions:
+  """What holds without options: room for some batches to choose from."""
+  held = BatchingOptions().max_buffered_elements
+  return BatchingOptions(max_buffered_elements=max(held, 8 * min_batch_size))
+
+
 class LengthBatchingDoFn(DoFn):
   """Holds elements back, sorts them by length and cuts them into batches.
 
@@ -100,16 +134,28 @@ class LengthBatchingDoFn(DoFn):
     self._buffers[window].append((length, size, element))
     self._buffered += 1
     if self._buffered >= self._options.max_buffered_elements:
-      fullest = max(self._buffers, key=lambda w: len(self._buffers[w]))
-      return self._flush(fullest)
+      return self._make_room()
+
+  def _make_room(self):
+    # Half of it, so that many windows are not looked through for each element.
+    by_size = sorted(self._buffers, key=lambda w: -len(self._buffers[w]))
+    for window in by_size:
+      if 2 * self._buffered <= self._options.max_buffered_elements:
+        return
+      yield from self._flush(window, keep_rest=True)
 
   def finish_bundle(self):
     for window in list(self._buffers):
-      yield from self._flush(window)
+      yield from self._flush(window, keep_rest=False)
     _LOGGER.info(
         'BatchElements statistics: %s', self._batch_size_estimator.stats())
 
-  def _flush(self, window):
+  def _flush(self, window, keep_rest):
+    """Emits the elements of a window.
+
+    With keep_rest the last ones wait for more, if they are too few for a batch
+    and others have left.
+    """
     buffer = self._buffers.pop(window)
     self._buffered -= len(buffer)
     buffer.sort(key=itemgetter(0))
@@ -119,13 +165,19 @@ class LengthBatchingDoFn(DoFn):
     if self._max_weight is not None:
       weights = [self._weight_fn(element) for _, _, element in buffer]
       sums.append((weights, self._max_weight))
+    emitted = False
     while buffer:
       target = self._batch_size_estimator.next_batch_size()
       count = take_longest(
           lengths, [(sizes, target), *sums], self._options.max_padded_size)
+      if keep_rest and emitted and count == len(buffer) and sum(sizes) < target:
+        self._buffers[window] = buffer
+        self._buffered += len(buffer)
+        return
       batch = [element for _, _, element in buffer[-count:]]
       with self._batch_size_estimator.record_time(sum(sizes[-count:])):
         yield windowed_value.WindowedValue(
             batch, window.max_timestamp(), (window, ))
+      emitted = True
       for column in (buffer, lengths, sizes, *(values for values, _ in sums)):
         del column[-count:]

@@ -31,6 +31,7 @@ from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import window
 from apache_beam.transforms.batching.in_bundle import LengthBatchingDoFn
+from apache_beam.transforms.batching.in_bundle import default_options
 from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.transforms.batching.packing import padded_size
 from apache_beam.transforms.util import BatchElements
@@ -112,6 +113,13 @@ class BatchElementsByLengthTest(unittest.TestCase):
     with self.assertRaisesRegex(ValueError, 'BatchElements.*length_fn'):
       BatchElements(options=BatchingOptions())
 
+  def test_options_that_contradict_another_parameter(self):
+    options = BatchingOptions(max_buffered_elements=8)
+    with self.assertRaisesRegex(ValueError, 'max_batch_duration_secs=60'):
+      BatchElements(length_fn=len, max_batch_duration_secs=60, options=options)
+    with self.assertRaisesRegex(ValueError, 'min_batch_size=9.*Raise'):
+      BatchElements(9, 9, length_fn=len, options=options)
+
   def test_length_function_with_a_wrong_result(self):
     for result in (-1, 1.5, None):
       with self.subTest(result=result):
@@ -175,6 +183,24 @@ class LengthBatchingDoFnTest(unittest.TestCase):
       self.assertTrue(
           len(batch.value) == 1 or
           padded_size([lengths[e] for e in batch.value]) <= 200)
+
+  def test_batches_inside_of_a_bundle_are_full(self):
+    lengths = [random.Random(i).randrange(100) for i in range(1000)]
+    options = BatchingOptions(max_buffered_elements=150)
+    sizes = [len(b.value) for b in self._batches(lengths, options, 32)]
+    self.assertEqual([32] * 31, sorted(sizes)[-31:])
+    self.assertEqual(1000 - 31 * 32, sum(sorted(sizes)[:-31]))
+
+  def test_many_windows_are_not_searched_for_each_element(self):
+    options = BatchingOptions(max_buffered_elements=100)
+    batches = self._batches([1] * 1000, options, 32, windows=90)
+    # One search through the windows frees room for 50 elements.
+    self.assertGreater(1000 / len(batches), 1.1)
+    self.assertEqual(1000, sum(len(b.value) for b in batches))
+
+  def test_room_for_batches_of_the_minimum(self):
+    self.assertEqual(2048, default_options(32).max_buffered_elements)
+    self.assertEqual(32768, default_options(4096).max_buffered_elements)
 
   def test_pads_less_than_arrival_order(self):
     rng = random.Random(0)

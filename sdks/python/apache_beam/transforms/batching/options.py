@@ -34,15 +34,15 @@ class BatchingOptions:
       memory of a model call, which the sum of the lengths does not. An element
       that alone is larger goes alone. No bound by default.
     max_buffered_elements: how many elements of a bundle are held back at most,
-      to find neighbours of similar length among them. More gives less padding
-      and takes more memory.
+      to find neighbours of similar length among them; so no batch holds more.
+      More gives less padding and takes more memory.
 
   Raises:
     TypeError: if a value is not an int.
     ValueError: if a value is not positive.
   """
   max_padded_size: int | None = None
-  # 64 batches of 32; beyond about 50 the padding ratio of real traces is flat.
+  # 64 batches of 32.
   max_buffered_elements: int = 2048
 
   def __post_init__(self):

@@ -19,6 +19,7 @@
 
 import math
 import numbers
+import operator
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -91,8 +92,9 @@ class CheckedFn:
     fn: maps an element to its length or size.
     name: the parameter that the function was given as.
     owner: the transform, for the messages.
-    strict: accept ints alone. Otherwise finite numbers pass, as pipelines
-      from before these checks may rely on it.
+    strict: accept integers of 0 or more alone. Otherwise whatever can be
+      compared with numbers passes as it is, since pipelines from before these
+      checks may rely on it.
   """
   def __init__(
       self, fn: Callable[[Any], int], name: str, owner: str, strict: bool):
@@ -108,13 +110,20 @@ class CheckedFn:
     return self._check(value, element)
 
   def _check(self, value: Any, element: Any) -> int:
-    if isinstance(value, numbers.Integral) and value >= 0:
-      return int(value)
-    if not self._strict and _is_number(value) and 0 <= value < math.inf:
-      return value
+    try:
+      if self._strict:
+        # An integer of any type, a tensor of one integer among them.
+        size = operator.index(value)
+        if size >= 0:
+          return size
+      elif value <= 0 or value > 0:  # Neither holds for NaN.
+        return value
+    except TypeError:
+      pass
+    must = 'an int of 0 or more' if self._strict else 'a number'
     raise ValueError(
         f'{self._owner}: {self._name} returned {value!r} for the element '
-        f'{element!r:.200}. It must return a finite, non-negative int.')
+        f'{element!r:.200}. It must return {must}.')
 
 
 def checked(fn: Callable[[Any], int], name: str, owner: str,

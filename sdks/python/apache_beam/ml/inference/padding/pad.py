@@ -129,7 +129,9 @@ class _Padder:
     for index, tensor in enumerate(tensors):
       if (tensor.dim() != first.dim() or
           tensor.shape[start:] != first.shape[start:]):
-        remedy = 'all but the first dimension must agree' if is_padded else (
+        remedy = (
+            'all but the first dimension must agree (of tensors of shape (1, n) '
+            'pass tensor[0])' if is_padded else
             'name the key in PaddingOptions(sequence_keys=...) to pad it')
         raise ValueError(
             f'{self._handler}: {_name(key, index)} has shape '
