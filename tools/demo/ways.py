@@ -35,11 +35,11 @@ _FLAG = '--experiments=smart_bucketing'
 # Name, options of the model handler, flags of the pipeline. The buckets of
 # 2.77 need its stateful path, which a waiting time turns on.
 WAYS = (
-    ('2.77, arrival order', {}, []),
-    ('2.77, length buckets', {
+    ('flag off, arrival order', {}, []),
+    ('flag off, length buckets of 2.77', {
         'max_batch_duration_secs': 5
     }, []),
-    ('smart_bucketing', {}, [_FLAG]),
+    ('flag on', {}, [_FLAG]),
 )
 
 
@@ -88,6 +88,19 @@ def embed(name: str, texts: Path, options: dict, flags: list[str]) -> Outcome:
        for row in rows})
 
 
+def numbered(texts: Path, out: Path) -> int:
+  """Copies texts to JSON Lines with distinct ids; returns their number."""
+  parse = example.parse_json if texts.suffix == '.jsonl' else example.parse_text
+  count = 0
+  with texts.open(encoding='utf-8') as lines, out.open(
+      'w', encoding='utf-8') as file:
+    for line in lines:
+      for record in parse(line.rstrip('\n')):
+        file.write(json.dumps({**record, 'id': count}) + '\n')
+        count += 1
+  return count
+
+
 def table(outcomes: list[Outcome]) -> str:
   """One line a way; differences are against the first."""
   lines = [
@@ -100,11 +113,18 @@ def table(outcomes: list[Outcome]) -> str:
     calls = outcome.calls
     rate = len(outcome.embeddings) / outcome.seconds
     ratio = sum(c.padded for c in calls) / sum(c.real for c in calls)
-    p95 = statistics.quantiles([c.seconds for c in calls], n=20)[-1]
     difference = max((outcome.embeddings[i] - e).abs().max().item()
                      for i, e in first.embeddings.items())
     speedup = first.seconds / outcome.seconds
     lines.append(
         f'| {outcome.name} | {rate:.1f} | {speedup:.2f} x | {ratio:.2f} | '
-        f'{len(calls)} | {p95 * 1000:.0f} ms | {difference:.1e} |')
+        f'{len(calls)} | {_p95([c.seconds for c in calls])} | '
+        f'{difference:.1e} |')
   return '\n'.join(lines)
+
+
+def _p95(seconds: list[float]) -> str:
+  """Of 20 calls or more; fewer have no such percentile."""
+  if len(seconds) < 20:
+    return f'(of {len(seconds)}: none)'
+  return f'{statistics.quantiles(seconds, n=20)[-1] * 1000:.0f} ms'
