@@ -64,7 +64,15 @@ def test_readme_shows_the_series_as_it_is():
   assert report.table(here()) in (_ROOT / 'README.md').read_text('utf-8')
 
 
-@pytest.mark.parametrize('name', ['options.py', 'packing.py'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'cost_model.py',
+        'least_cost.py',
+        'options.py',
+        'packing.py',
+        'validation.py'
+    ])
 def test_policy_imports_nothing_from_beam(name: str):
   package = _ROOT / 'sdks/python/apache_beam/transforms/batching'
   tree = ast.parse((package / name).read_text('utf-8'))

@@ -17,8 +17,8 @@
 
 """Tests every prefix of the series: each PR must stand on those before it.
 
-For each commit of build/beam: its modules import, and the tests that it adds
-pass. A tree that was green once is not run again, whichever clone ran it.
+For each commit of build/beam: its modules import, and the tests of the series
+in the folders that it touches pass. A tree that was green once is not run again, whichever clone ran it.
 
     build/venv/bin/python -m tools.prefixes [--all]
 """
@@ -70,8 +70,10 @@ def run(layout: Layout, again: bool) -> int:
 def _green_stamp(layout: Layout, commit: str) -> Path:
   """Named for the tree and for everything it is run with."""
   tree_hash = git.out(layout.beam, 'rev-parse', f'{commit}^{{tree}}')
-  lock = (layout.root / 'requirements' / 'lock.txt').read_bytes()
-  key = hashlib.sha256(f'{tree_hash} {sys.version} '.encode() + lock)
+  pins = sorted((layout.root / 'requirements').glob('*.txt'))
+  key = hashlib.sha256(f'{tree_hash} {sys.version} '.encode())
+  for path in pins:
+    key.update(path.read_bytes())
   return layout.cache / 'green' / key.hexdigest()
 
 
@@ -89,7 +91,7 @@ def _passes(layout: Layout, work: Path, commit: str) -> bool:
       commit).splitlines()
   paths = [Path(name).relative_to('sdks/python') for name in names]
   python = [path for path in paths if path.suffix == '.py']
-  tests = [str(path) for path in python if path.name.endswith('_test.py')]
+  tests = _tests_nearby(work, {path.parent for path in python})
   modules = ['.'.join(path.with_suffix('').parts) for path in python]
   imports = '; '.join(
       f'import {name.removesuffix(".__init__")}' for name in modules
@@ -115,6 +117,22 @@ def _passes(layout: Layout, work: Path, commit: str) -> bool:
       print(done.stdout)
       return False
   return True
+
+
+def _tests_nearby(work: Path, folders: set[Path]) -> list[str]:
+  """The series' tests, up to here, in the folders that a commit touches."""
+  names = git.out(
+      work,
+      'diff',
+      '--name-only',
+      '--no-renames',
+      '--diff-filter=A',
+      '--relative=sdks/python',
+      tree.base(work),
+      'HEAD',
+      '--',
+      '*_test.py').splitlines()
+  return [name for name in names if Path(name).parent in folders]
 
 
 def main() -> int:

@@ -106,10 +106,10 @@ def mbox(layout: Layout, out: Path) -> str:
   out.mkdir(parents=True, exist_ok=True)
   letter = out / '0000-cover-letter.txt'
   letter.write_text(
-      f'Subject: [PATCH 0/{len(written)}] Smart bucketing and iterative '
-      f'inference\n\nBase: {pin.package} {pin.version}, folder {pin.prefix}/. '
-      'Opt-in by experiments; without them the\nold code path runs. The '
-      'documents are in design/.\nApply with git am --keep-cr.'
+      f'Subject: [PATCH 0/{len(written)}] Batches of similar length for '
+      f'models\n\nBase: {pin.package} {pin.version}, folder {pin.prefix}/. '
+      'Opt-in by an experiment; without it\nbatches are formed as before. '
+      'Apply with git am --keep-cr.'
       f'\n\n{table(layout)}\n\n{stat}\n',
       encoding='utf-8')
   return f'{len(written)} mails and {letter.name} in {out}.'
