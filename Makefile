@@ -63,7 +63,7 @@ bench: build ## Benchmarks against the released SDK, in build/bench.json
 	@$(VENV) -m tools.bench
 
 soak: build ## The tests with 50 times the examples of each property
-	@HYPOTHESIS_PROFILE=soak $(VENV) -m tools.tests
+	@HYPOTHESIS_PROFILE=soak $(VENV) -m tools.tests --timeout=0
 
 apply: ## Make build/beam from the series
 	@$(PYTHON) -m tools.series apply
