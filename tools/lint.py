@@ -37,7 +37,6 @@ from tools.series import check
 from tools.series import git
 from tools.series import tree
 
-_LICENCE = 'Licensed to the Apache Software Foundation (ASF) under one'
 _NO_LICENCE = ('LICENSE', 'NOTICE', '.gitignore')
 _NO_LICENCE_SUFFIXES = ('.md', '.toml', '.txt', '.patch')
 
@@ -127,7 +126,8 @@ def licence_problems(layout: Layout) -> list[str]:
     exempt = (
         name in _NO_LICENCE or path.suffix in _NO_LICENCE_SUFFIXES or
         name == 'patches/series' or not path.is_file())
-    if not exempt and _LICENCE not in path.read_text(encoding='utf-8')[:800]:
+    if not exempt and check.LICENCE not in path.read_text(
+        encoding='utf-8')[:800]:
       found.append(f'{name}: lacks the ASF licence header.')
   return found
 

@@ -32,7 +32,8 @@ from tools.series.pull_request import PullRequest
 MAX_UPSTREAM_LINES = 60
 MIN_TEXT_WORDS = 30
 TRAILERS = ('Addresses', 'Upstream-Status')
-_LICENCE = 'Licensed to the Apache Software Foundation (ASF) under one'
+# What the licence header of every file begins with.
+LICENCE = 'Licensed to the Apache Software Foundation (ASF) under one'
 
 
 def problems(layout: Layout) -> list[str]:
@@ -80,7 +81,7 @@ def _folder_problems(layout: Layout, owner: dict[str, PullRequest]):
       continue
     if name not in owner:
       yield f'{name}: no pull request adds it.'
-    elif _LICENCE not in path.read_bytes()[:600].decode(*git.BYTES):
+    elif LICENCE not in path.read_bytes()[:600].decode(*git.BYTES):
       yield f'{name}: lacks the ASF licence header.'
 
 
