@@ -44,7 +44,7 @@ _NO_LICENCE_SUFFIXES = ('.md', '.toml', '.txt', '.patch')
 def run(layout: Layout, fix: bool) -> list[str]:
   """Runs every check and returns the names of those that failed."""
   source = layout.beam / 'sdks' / 'python'
-  added = [str(source / name) for name in _changed(layout, 'A')]
+  added = [str(source / name) for name in tree.python_files(layout.beam, 'A')]
   python = added + [
       str(path) for name in ('tools', 'tests')
       for path in sorted((layout.root / name).rglob('*.py'))
@@ -72,7 +72,7 @@ def run(layout: Layout, fix: bool) -> list[str]:
 
 def _types(layout: Layout, source: Path) -> bool:
   """Type checks what the series adds or changes; only new errors count."""
-  changed = _changed(layout, 'M')
+  changed = tree.python_files(layout.beam, 'M')
   baseline = layout.build / 'pyrefly.json'
   # Fails for what the release itself has, which is what the file is for.
   subprocess.run([
@@ -87,7 +87,7 @@ def _types(layout: Layout, source: Path) -> bool:
       source,
       *('pyrefly', 'check', '--summary=none', f'--baseline={baseline}'),
       *changed,
-      *_changed(layout, 'A'))
+      *tree.python_files(layout.beam, 'A'))
 
 
 def _actionlint(layout: Layout) -> bool:
@@ -137,21 +137,6 @@ def _report(name: str, problems: list[str]) -> list[str]:
   for line in problems:
     print(f'  {line}')
   return [name] if problems else []
-
-
-def _changed(layout: Layout, kind: str) -> list[str]:
-  """Python files that the series adds (A) or changes (M), below sdks/python."""
-  names = git.out(
-      layout.beam,
-      'diff',
-      '--name-only',
-      '--no-renames',
-      '--relative=sdks/python',
-      f'--diff-filter={kind}',
-      tree.base(layout.beam),
-      '--',
-      '*.py')
-  return names.splitlines()
 
 
 def _environment(layout: Layout) -> dict[str, str]:

@@ -121,17 +121,7 @@ def _passes(layout: Layout, work: Path, commit: str) -> bool:
 
 def _tests_nearby(work: Path, folders: set[Path]) -> list[str]:
   """The series' tests, up to here, in the folders that a commit touches."""
-  names = git.out(
-      work,
-      'diff',
-      '--name-only',
-      '--no-renames',
-      '--diff-filter=A',
-      '--relative=sdks/python',
-      tree.base(work),
-      'HEAD',
-      '--',
-      '*_test.py').splitlines()
+  names = tree.python_files(work, 'A', '*_test.py')
   return [name for name in names if Path(name).parent in folders]
 
 

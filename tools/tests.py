@@ -25,22 +25,14 @@ import sys
 
 from tools.layout import Layout
 from tools.layout import here
-from tools.series import git
 from tools.series import tree
 
 
 def added_tests(layout: Layout) -> list[str]:
   """The test files that the commits of build/beam add."""
-  names = git.out(
-      layout.beam,
-      'diff',
-      '--name-only',
-      '--no-renames',
-      '--diff-filter=A',
-      tree.base(layout.beam),
-      '--',
-      '*_test.py')
-  return [str(layout.beam / name) for name in names.splitlines()]
+  source = layout.beam / 'sdks' / 'python'
+  names = tree.python_files(layout.beam, 'A', '*_test.py')
+  return [str(source / name) for name in names]
 
 
 def main(argv: list[str]) -> int:

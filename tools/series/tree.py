@@ -35,7 +35,9 @@ from tools.series import upstream
 from tools.series.pull_request import PullRequest
 from tools.series.state import UnsavedWork
 
-__all__ = ['UnsavedWork', 'apply', 'base', 'commit_series', 'finish']
+__all__ = [
+    'UnsavedWork', 'apply', 'base', 'commit_series', 'finish', 'python_files'
+]
 
 # The head that a reset is to bring; the next run finishes an interrupted one.
 _PENDING = 'refs/series/pending'
@@ -94,6 +96,24 @@ def apply(layout: Layout, to: str | None = None, resume: bool = False) -> str:
 def base(beam: Path, head: str = 'HEAD') -> str:
   """The commit of the pristine source below a head."""
   return git.out(beam, 'rev-list', '--first-parent', '--max-parents=0', head)
+
+
+def python_files(beam: Path, kind: str, pattern: str = '*.py') -> list[str]:
+  """Files of a checkout that the series adds (A) or changes (M).
+
+  Returns:
+    Their paths below sdks/python.
+  """
+  return git.out(
+      beam,
+      'diff',
+      '--name-only',
+      '--no-renames',
+      '--relative=sdks/python',
+      f'--diff-filter={kind}',
+      base(beam),
+      '--',
+      pattern).splitlines()
 
 
 def commit_series(layout: Layout, count: int | None = None) -> str:
