@@ -70,7 +70,8 @@ def test_readme_shows_the_series_as_it_is():
         'cost_model.py',
         'least_cost.py',
         'options.py',
-        'packing.py',
+        'lookahead.py',
+        'memory.py',
         'validation.py'
     ])
 def test_policy_imports_nothing_from_beam(name: str):

@@ -69,12 +69,13 @@ def _size_fn():
 
 
 def _run(do_fn, elements, *window_param):
+  """Runs one bundle; returns how many elements its batches hold."""
   do_fn.start_bundle()
-  batches = 0
+  count = 0
   for element in elements:
-    for _ in do_fn.process(element, *window_param) or ():
-      batches += 1
-  return batches + sum(1 for _ in do_fn.finish_bundle())
+    for batch in do_fn.process(element, *window_param) or ():
+      count += len(batch.value)
+  return count + sum(len(batch.value) for batch in do_fn.finish_bundle())
 
 
 def global_window(size):
@@ -97,12 +98,9 @@ def global_window_with_sizes(size):
 
 def by_length(size):
   from apache_beam.transforms.batching import in_bundle
-  from apache_beam.transforms.batching.options import BatchingOptions
   do_fn = in_bundle.LengthBatchingDoFn(
-      _estimator(),
-      _count_one,
-      _checked(_length, 'length_fn'),
-      BatchingOptions())
+      _checked(_length, 'length_fn'), [(_count_one, _BATCH_SIZE)])
+  do_fn.setup()
   elements = _lengths(size)
   return lambda: _run(do_fn, elements, window.GlobalWindow())
 

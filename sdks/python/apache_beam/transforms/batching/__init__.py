@@ -17,7 +17,7 @@
 
 """Batches of similar length: policy apart from the runner.
 
-``options``, ``packing`` and ``least_cost`` take values and return decisions and
-import nothing from Beam. ``in_bundle`` holds the DoFn that feeds them, behind
+Policy modules take values, clocks among them, and return decisions; they import
+nothing from Beam. ``in_bundle`` holds the DoFn that feeds them, behind
 ``--experiments=smart_bucketing``.
 """

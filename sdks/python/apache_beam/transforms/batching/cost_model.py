@@ -17,17 +17,19 @@
 
 """What a batch costs, learned from the time that batches took.
 
-The model is t(n, L) = a + b*n*L + c*n*L**2 for n elements padded to length L: a
-fixed part for the call, one part for what is done per token and one for
-attention.
+The model is t(n, L) = a + b*n*L + c*n*L**2 + d*(n*L)**2 for n elements padded to
+length L: a fixed part for the call, one part for what is done per token, one for
+attention and one for batches that outgrow a cache.
 """
 
 import collections
+import dataclasses
 import itertools
 import math
-import statistics
 import threading
 from collections.abc import Sequence
+
+import numpy as np
 
 from apache_beam.transforms.batching.least_cost import Cost
 
@@ -36,7 +38,7 @@ __all__ = ['PRIOR', 'CostModel', 'shared_cost_model']
 # A call costs as much as 64 tokens: a small encoder on a CPU is at 37 (MiniLM-L6
 # on 2 cores: 8 ms a call, 220 us a token), an accelerator at thousands. Only
 # the ratio matters, as the first timings set the scale.
-PRIOR = Cost(fixed=64, per_token=1, per_token_squared=0)
+PRIOR = Cost(fixed=64, per_token=1)
 
 # How many calls are remembered, and how much less each older one counts.
 _MEMORY = 256
@@ -47,6 +49,9 @@ _PRIOR_SHAPES = ((1, 32), (32, 32), (1, 512))
 # Huber's constant, in median absolute deviations of the relative error.
 _HUBER = 1.345 / 0.6745
 _ROUNDS = 6
+# Which of the four parts of a cost are not zero.
+_CHOICES = [[*chosen] for size in (1, 2, 3, 4)
+            for chosen in itertools.combinations(range(4), size)]
 
 
 class CostModel:
@@ -61,7 +66,23 @@ class CostModel:
         collections.deque(maxlen=_MEMORY))
     self._fitted = prior
     self._calls_since_fit = 0
+    self._largest_count = 0
     self._lock = threading.Lock()
+
+  @property
+  def is_learned(self) -> bool:
+    """Whether the cost is in seconds; before any call it is the prior."""
+    return bool(self._calls)
+
+  @property
+  def is_settled(self) -> bool:
+    """Whether as many calls are remembered as can be."""
+    return len(self._calls) == _MEMORY
+
+  @property
+  def largest_count(self) -> int:
+    """The most elements of a call so far; 0 before any."""
+    return self._largest_count
 
   def learn(self, count: int, longest: int, seconds: float) -> None:
     """Takes the time of a batch into account.
@@ -72,17 +93,17 @@ class CostModel:
       seconds: the time; one that is not positive and finite, as a clock that
         was set gives, is left out.
     """
-    if count < 1 or not 0 < seconds < math.inf:
-      return
     with self._lock:
-      self._calls.append((count, max(longest, 1), seconds))
-      self._calls_since_fit += 1
+      self._largest_count = max(self._largest_count, count)
+      if count > 0 and 0 < seconds < math.inf:
+        self._calls.append((count, max(longest, 1), seconds))
+        self._calls_since_fit += 1
 
   def cost(self) -> Cost:
     """The cost as it is known now; the prior before any call."""
     with self._lock:
-      # Fitting takes milliseconds, and many calls change it less than few.
-      if self._calls_since_fit > len(self._calls) // 8:
+      # Fitting takes a millisecond, and many calls change it less than few.
+      if self._calls_since_fit > len(self._calls) // 2:
         self._fitted = fit(self._calls, self._prior)
         self._calls_since_fit = 0
       return self._fitted
@@ -91,77 +112,54 @@ class CostModel:
 def fit(calls: Sequence[tuple[int, int, float]], prior: Cost) -> Cost:
   """Fits a cost to calls of (count, longest, seconds), the newest last.
 
-  Minimises the relative errors by reweighted least squares under a, b, c >= 0.
+  Minimises the relative errors by reweighted least squares; no part is negative.
   """
-  scale = statistics.median(
-      seconds / prior.of(count, longest) for count, longest, seconds in calls)
-  shapes = [(*shape, scale * prior.of(*shape)) for shape in _PRIOR_SHAPES]
-  rows = []
-  for count, longest, seconds in (*shapes, *calls):
-    tokens = count * longest
-    # Divided by the time, so that the errors are relative.
-    rows.append((1 / seconds, tokens / seconds, tokens * longest / seconds))
-  ages = range(len(calls) - 1, -1, -1)
-  base = [1.0] * len(shapes) + [_FORGET**age for age in ages]
+  count, longest, seconds = np.array(calls, dtype=float).T
+  prior_parts = np.array(dataclasses.astuple(prior))
+  known = _rows(*np.array(_PRIOR_SHAPES, dtype=float).T)
+  scale = np.median(seconds / (_rows(count, longest) @ prior_parts))
+  # Divided by the time, so that the errors are relative.
+  rows = np.concatenate([
+      known / (scale * known @ prior_parts)[:, None],
+      _rows(count, longest) / seconds[:, None]
+  ])
+  ages = np.arange(len(calls) - 1, -1, -1)
+  base = np.concatenate([np.ones(len(known)), _FORGET**ages])
   weights = base
   for _ in range(_ROUNDS):
     parts = _non_negative_least_squares(rows, weights)
-    errors = [abs(1 - sum(p * x for p, x in zip(parts, row))) for row in rows]
-    usual = max(statistics.median(errors) * _HUBER, 1e-9)
-    weights = [w * min(1, usual / max(e, 1e-12)) for w, e in zip(base, errors)]
-  return Cost(*parts)
+    errors = np.abs(1 - rows @ parts)
+    usual = max(np.median(errors) * _HUBER, 1e-9)
+    weights = base * np.minimum(1, usual / np.maximum(errors, 1e-12))
+  return Cost(*parts.tolist())
 
 
-def _non_negative_least_squares(rows, weights) -> tuple[float, float, float]:
-  """Solves sum(parts * row) = 1 for three parts that are not negative.
+def _rows(count, longest):
+  """What the parts of a cost are multiplied by; one row for each call."""
+  tokens = count * longest
+  return np.stack([np.ones_like(count), tokens, tokens * longest, tokens**2], 1)
 
-  With three unknowns the best of all choices of which to leave out at zero is
+
+def _non_negative_least_squares(rows, weights):
+  """Solves rows @ parts = 1 for four parts that are not negative.
+
+  With so few unknowns the best of all choices of which to leave out at zero is
   the exact answer.
   """
-  columns = list(zip(*rows))
   # Scaled to one size, or the normal equations lose their digits.
-  sizes = [
-      math.sqrt(sum(w * x * x for w, x in zip(weights, c))) for c in columns
-  ]
-  normal = [[
-      sum(w * x * y for w, x, y in zip(weights, columns[i], columns[j])) /
-      (sizes[i] * sizes[j]) for j in range(3)
-  ] for i in range(3)]
-  target = [
-      sum(w * x for w, x in zip(weights, columns[i])) / sizes[i]
-      for i in range(3)
-  ]
-  best, best_gain = (0.0, 0.0, 0.0), -math.inf
-  for chosen in itertools.chain.from_iterable(
-      itertools.combinations(range(3), k) for k in (1, 2, 3)):
-    solved = _solve([[normal[i][j] for j in chosen] for i in chosen],
-                    [target[i] for i in chosen])
-    if solved is None or min(solved) < 0:
-      continue
+  sizes = np.sqrt(weights @ rows**2)
+  scaled = rows / sizes
+  normal = scaled.T @ (scaled * weights[:, None])
+  target = weights @ scaled
+  best, best_gain = np.zeros(4), -math.inf
+  for chosen in _CHOICES:
+    solved = np.linalg.lstsq(normal[np.ix_(chosen, chosen)], target[chosen])[0]
     # What the solution takes off the sum of squares.
-    gain = sum(x * target[i] for x, i in zip(solved, chosen))
-    if gain > best_gain:
-      parts = [0.0, 0.0, 0.0]
-      for x, i in zip(solved, chosen):
-        parts[i] = x / sizes[i]
-      best, best_gain = tuple(parts), gain
+    gain = solved @ target[chosen]
+    if solved.min() >= 0 and gain > best_gain:
+      best, best_gain = np.zeros(4), gain
+      best[chosen] = solved / sizes[chosen]
   return best
-
-
-def _solve(matrix: list[list[float]], target: list[float]):
-  """Gauss-Jordan elimination with pivots; None if the matrix is singular."""
-  size = len(target)
-  rows = [[*row, value] for row, value in zip(matrix, target)]
-  for i in range(size):
-    pivot = max(range(i, size), key=lambda r: abs(rows[r][i]))
-    if abs(rows[pivot][i]) < 1e-10:
-      return None
-    rows[i], rows[pivot] = rows[pivot], rows[i]
-    rows[i] = [value / rows[i][i] for value in rows[i]]
-    for r in range(size):
-      if r != i:
-        rows[r] = [a - rows[r][i] * b for a, b in zip(rows[r], rows[i])]
-  return [row[-1] for row in rows]
 
 
 _MODELS: dict[str, CostModel] = {}

@@ -86,6 +86,9 @@ class CostModelTest(unittest.TestCase):
       model.learn(8, 100, seconds)
     model.learn(0, 100, 1)
     self.assertEqual(PRIOR, model.cost())
+    self.assertFalse(model.is_learned)
+    # But the batches were run.
+    self.assertEqual(8, model.largest_count)
 
   @given(
       st.lists(

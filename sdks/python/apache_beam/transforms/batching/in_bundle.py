@@ -18,24 +18,34 @@
 """Groups the elements of a bundle by length, without state."""
 
 import collections
-import logging
+import dataclasses
+import time
+import uuid
 from collections.abc import Callable
-from operator import itemgetter
+from collections.abc import Mapping
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from apache_beam.options.pipeline_options import DebugOptions
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.batching.cost_model import shared_cost_model
+from apache_beam.transforms.batching.least_cost import padded_size
+from apache_beam.transforms.batching.lookahead import Limits
+from apache_beam.transforms.batching.lookahead import cut_into_runs
+from apache_beam.transforms.batching.lookahead import gap
+from apache_beam.transforms.batching.memory import approximate_bytes
+from apache_beam.transforms.batching.metrics import BatchingMetrics
 from apache_beam.transforms.batching.options import BatchingOptions
-from apache_beam.transforms.batching.packing import take_longest
-from apache_beam.transforms.batching.validation import one
 from apache_beam.transforms.core import DoFn
 from apache_beam.utils import windowed_value
 
 __all__ = ['EXPERIMENT', 'LengthBatchingDoFn', 'is_enabled']
 
-_LOGGER = logging.getLogger(__name__)
-
 EXPERIMENT = 'smart_bucketing'
+# By how much a batch may be larger than the largest before it, while the cost
+# of such batches is not known; as in BatchElements' estimator.
+_MAX_GROWTH_FACTOR = 2
 
 
 def is_enabled(
@@ -60,7 +70,8 @@ def check_options(
     options: BatchingOptions | None,
     length_fn: Callable[[Any], int] | None,
     min_batch_size: int,
-    max_batch_duration_secs: float | None) -> None:
+    max_batch_duration_secs: float | None,
+    bucket_boundaries: Sequence[int] | None) -> None:
   """Refuses options that could not have their effect in BatchElements.
 
   Raises:
@@ -82,6 +93,13 @@ def check_options(
         f'BatchElements: min_batch_size={min_batch_size!r} is more than '
         'BatchingOptions(max_buffered_elements='
         f'{options.max_buffered_elements!r}) holds. Raise the latter.')
+  largest = options.max_padded_size
+  if largest and bucket_boundaries and max(bucket_boundaries) > largest:
+    raise ValueError(
+        f'BatchElements: the bucket from {max(bucket_boundaries)!r} of '
+        'bucket_boundaries holds no element within BatchingOptions('
+        f'max_padded_size={largest!r}). Leave that boundary out, or raise the '
+        'limit.')
 
 
 def default_options(min_batch_size: int) -> BatchingOptions:
@@ -90,94 +108,208 @@ def default_options(min_batch_size: int) -> BatchingOptions:
   return BatchingOptions(max_buffered_elements=max(held, 8 * min_batch_size))
 
 
+def options_with_metrics(
+    options: BatchingOptions | None,
+    batch_elements_kwargs: Mapping[str, Any],
+    namespace: str) -> BatchingOptions | None:
+  """Options whose metrics are in a namespace, where they have an effect."""
+  kwargs = batch_elements_kwargs
+  if not kwargs.get('length_fn') or kwargs.get('max_batch_duration_secs'):
+    return options
+  options = options or default_options(kwargs.get('min_batch_size') or 1)
+  return dataclasses.replace(options, metrics_namespace=namespace)
+
+
+@dataclasses.dataclass(slots=True)
+class _Held:
+  """An element that is held back, with all that the choice of its batch needs.
+
+  ``values`` are those whose sums are limited, in the order of the limits.
+  """
+  length: int
+  values: list[int]
+  nbytes: int
+  arrived: float
+  element: Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Batch:
+  """Held elements of one window, ascending by length."""
+  window: Any
+  held: list[_Held]
+  cost: float
+  waste: float
+
+
 class LengthBatchingDoFn(DoFn):
-  """Holds elements back, sorts them by length and cuts them into batches.
+  """Holds elements back, sorts them by length and cuts them at least cost.
 
   A batch holds elements of one window and is emitted in it, at its end, as
   ``BatchElements`` does it. The order of elements is not kept. What is held
   back at the end of the bundle is emitted then, so a retried bundle loses and
   doubles nothing.
 
+  What a batch costs is learned from the time that the fused consumers take for
+  it; a batch has at most twice the elements of the largest before it. All
+  threads of a process learn together, over bundles and windows.
+
   Args:
-    batch_size_estimator: chooses each batch's size, from the time that the
-      fused consumers took for the ones before.
-    element_size_fn: what an element counts towards that size.
     length_fn: the length of an element, a non-negative int.
-    options: the limits.
-    weight_fn: the weight of an element, with ``max_weight``.
-    max_weight: the largest sum of weights in a batch; None for no bound.
+    sums: pairs of a function, from an element to an int, and the largest sum of
+      its values in a batch; None instead of a function counts elements. The
+      first is the batch size.
+    options: the limits, and how much is held back; None for the defaults.
+    min_batch_size: the smallest batch, where the limits and the number of
+      elements allow it.
+    boundaries: lengths that part batches, as in ``Limits``.
+    target_secs: how long a batch may take; None for no bound.
+    clock: returns seconds.
+    record_metrics: whether to count what leaves, as BatchingMetrics does.
   """
   def __init__(
       self,
-      batch_size_estimator,
-      element_size_fn: Callable[[Any], int],
       length_fn: Callable[[Any], int],
-      options: BatchingOptions,
-      weight_fn: Callable[[Any], int] = one,
-      max_weight: int | None = None):
-    self._batch_size_estimator = batch_size_estimator
-    self._element_size_fn = element_size_fn
+      sums: Sequence[tuple[Callable[[Any], int] | None, int]],
+      options: BatchingOptions | None = None,
+      *,
+      min_batch_size: int = 1,
+      boundaries: Sequence[int] = (),
+      target_secs: float | None = None,
+      clock: Callable[[], float] = time.time,
+      record_metrics: bool = True):
+    options = options or default_options(min_batch_size)
     self._length_fn = length_fn
+    self._sums = sums
     self._options = options
-    self._weight_fn = weight_fn
-    self._max_weight = max_weight
+    self._limits = Limits(
+        min_batch_size, options.max_padded_size, None, boundaries)
+    self._target_secs = target_secs
+    self._clock = clock
+    self._metrics = (
+        BatchingMetrics(options.metrics_namespace) if record_metrics else None)
+    self._key = uuid.uuid4().hex
+
+  def setup(self):
+    self._model = shared_cost_model(self._key)
 
   def start_bundle(self):
-    self._buffers = collections.defaultdict(list)
-    # The first timing, with the setup in it, is not ignored as elsewhere: the
-    # estimator would replay the size of a batch that a limit may have cut.
-    self._buffered = 0
+    self._by_window = collections.defaultdict(list)
+    # Lengths in the order in which they came, to tell what that is worth.
+    self._arrived = collections.defaultdict(collections.deque)
+    self._elements = self._bytes = 0
 
   def process(self, element, window=DoFn.WindowParam):
-    length = self._length_fn(element)
-    size = self._element_size_fn(element)
-    self._buffers[window].append((length, size, element))
-    self._buffered += 1
-    if self._buffered >= self._options.max_buffered_elements:
-      return self._make_room()
-
-  def _make_room(self):
-    # Half of it, so that many windows are not looked through for each element.
-    by_size = sorted(self._buffers, key=lambda w: -len(self._buffers[w]))
-    for window in by_size:
-      if 2 * self._buffered <= self._options.max_buffered_elements:
-        return
-      yield from self._flush(window, keep_rest=True)
+    held = self._measure(element)
+    self._by_window[window].append(held)
+    if self._metrics:
+      self._arrived[window].append(held.length)
+    self._elements += 1
+    self._bytes += held.nbytes
+    # Two thirds of it, so that the buffer is not cut anew for each batch.
+    if self._elements >= self._options.max_buffered_elements:
+      return self._emit(
+          'full', self._options.max_buffered_elements // 3, self._bytes)
+    if self._bytes >= self._options.max_buffered_bytes:
+      return self._emit(
+          'memory', self._elements, self._options.max_buffered_bytes // 3)
 
   def finish_bundle(self):
-    for window in list(self._buffers):
-      yield from self._flush(window, keep_rest=False)
-    _LOGGER.info(
-        'BatchElements statistics: %s', self._batch_size_estimator.stats())
+    yield from self._emit('bundle_end', 0, 0)
 
-  def _flush(self, window, keep_rest):
-    """Emits the elements of a window.
+  def _measure(self, element):
+    held = _Held(
+        self._length_fn(element),
+        [fn(element) if fn else 1 for fn, _ in self._sums],
+        approximate_bytes(element),
+        self._clock(),
+        element)
+    if self._options.oversized == 'refuse' and self._is_oversized(held):
+      raise ValueError(
+          f'An element of length {held.length} alone exceeds a limit of its '
+          f'batch: {element!r:.200}. Raise the limit, or let it go alone with '
+          "BatchingOptions(oversized='alone').")
+    return held
 
-    With keep_rest the last ones wait for more, if they are too few for a batch
-    and others have left.
-    """
-    buffer = self._buffers.pop(window)
-    self._buffered -= len(buffer)
-    buffer.sort(key=itemgetter(0))
-    lengths = [length for length, _, _ in buffer]
-    sizes = [size for _, size, _ in buffer]
-    sums = []
-    if self._max_weight is not None:
-      weights = [self._weight_fn(element) for _, _, element in buffer]
-      sums.append((weights, self._max_weight))
-    emitted = False
-    while buffer:
-      target = self._batch_size_estimator.next_batch_size()
-      count = take_longest(
-          lengths, [(sizes, target), *sums], self._options.max_padded_size)
-      if keep_rest and emitted and count == len(buffer) and sum(sizes) < target:
-        self._buffers[window] = buffer
-        self._buffered += len(buffer)
-        return
-      batch = [element for _, _, element in buffer[-count:]]
-      with self._batch_size_estimator.record_time(sum(sizes[-count:])):
-        yield windowed_value.WindowedValue(
-            batch, window.max_timestamp(), (window, ))
-      emitted = True
-      for column in (buffer, lengths, sizes, *(values for values, _ in sums)):
-        del column[-count:]
+  def _is_oversized(self, held):
+    largest = self._options.max_padded_size
+    return (largest is not None and held.length > largest) or any(
+        value > limit for value, (_, limit) in zip(held.values, self._sums))
+
+  def _emit(self, reason, max_elements, max_bytes):
+    """Emits batches until no more is held than that, the best first."""
+    known, batches = None, []
+    while self._elements > max_elements or self._bytes > max_bytes:
+      # Later costs differ little, and a cut takes time.
+      if not batches or not self._model.is_settled and known != self._known():
+        known = self._known()
+        self._hold(batches)
+        batches = self._cut(*known)
+      yield from self._emit_one(batches.pop(), reason)
+    self._hold(batches)
+
+  def _known(self):
+    """The cost, and the most elements of a batch while it is being learned."""
+    if self._options.cost:
+      return self._options.cost, None
+    most = _MAX_GROWTH_FACTOR * self._model.largest_count
+    most = max(1, self._limits.min_batch_size, most)
+    grown = most >= self._sums[0][1]
+    return self._model.cost(), None if grown else most
+
+  def _hold(self, batches):
+    for batch in batches:
+      self._by_window[batch.window] += batch.held
+
+  def _cut(self, cost, most_elements):
+    """Takes all that is held as batches; the last wastes and costs least."""
+    limits = self._limits
+    learned = not self._options.cost and self._model.is_learned
+    # Only a cost that was learned is in seconds.
+    if learned and self._target_secs is not None:
+      limits = dataclasses.replace(limits, max_variable_cost=self._target_secs)
+    batches = []
+    for window, held in self._by_window.items():
+      held.sort(key=attrgetter('length'))
+      sums = [([h.values[i] for h in held], limit)
+              for i, (_, limit) in enumerate(self._sums)]
+      if most_elements is not None:
+        sums.append(([1] * len(held), most_elements))
+      lengths = [h.length for h in held]
+      runs = cut_into_runs(lengths, cost, sums, limits)
+      if self._metrics:
+        self._metrics.cut(len(held), gap(runs, lengths, cost, sums, limits))
+      batches += [
+          _Batch(window, held[run.start:run.end], run.cost, run.waste)
+          for run in runs
+      ]
+    self._by_window.clear()
+    return sorted(batches, key=attrgetter('waste', 'cost'), reverse=True)
+
+  def _emit_one(self, batch, reason):
+    self._elements -= len(batch.held)
+    self._bytes -= sum(h.nbytes for h in batch.held)
+    predicted = self._model.is_learned and not self._options.cost
+    before = self._clock()
+    yield windowed_value.WindowedValue([h.element for h in batch.held],
+                                       batch.window.max_timestamp(),
+                                       (batch.window, ))
+    seconds = self._clock() - before
+    if self._metrics:
+      self._count(batch, reason, before, seconds)
+      if predicted:
+        self._metrics.prediction(batch.cost, seconds)
+    self._model.learn(len(batch.held), batch.held[-1].length, seconds)
+
+  def _count(self, batch, reason, left, seconds):
+    arrived = self._arrived[batch.window]
+    first = [arrived.popleft() for _ in batch.held]
+    if not arrived:
+      del self._arrived[batch.window]
+    if len(batch.held) == 1 and self._is_oversized(batch.held[0]):
+      reason = 'limit'
+    self._metrics.batch([h.length for h in batch.held],
+                        padded_size(first),
+                        reason,
+                        left - min(h.arrived for h in batch.held),
+                        seconds)

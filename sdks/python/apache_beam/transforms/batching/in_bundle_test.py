@@ -32,10 +32,11 @@ from apache_beam.testing.util import equal_to
 from apache_beam.transforms import window
 from apache_beam.transforms.batching.in_bundle import LengthBatchingDoFn
 from apache_beam.transforms.batching.in_bundle import default_options
+from apache_beam.transforms.batching.least_cost import Cost
+from apache_beam.transforms.batching.least_cost import least_cost_cut
+from apache_beam.transforms.batching.least_cost import padded_size
 from apache_beam.transforms.batching.options import BatchingOptions
-from apache_beam.transforms.batching.packing import padded_size
 from apache_beam.transforms.util import BatchElements
-from apache_beam.transforms.util import _BatchSizeEstimator
 from apache_beam.utils import windowed_value
 
 _FLAG = '--experiments=smart_bucketing'
@@ -144,35 +145,45 @@ class BatchElementsByLengthTest(unittest.TestCase):
 
 
 class LengthBatchingDoFnTest(unittest.TestCase):
-  def _batches(self, lengths, options, max_batch_size, windows=1):
+  def _batches(
+      self, lengths, options, max_batch_size, windows=1, consume=None, **args):
     """Runs one bundle; element i has length lengths[i], window i % windows."""
     do_fn = LengthBatchingDoFn(
-        _BatchSizeEstimator(max_batch_size, max_batch_size), lambda _: 1,
-        lambda element: lengths[element],
-        options)
+        lambda element: lengths[element], [(None, max_batch_size)],
+        options,
+        **args)
     all_windows = [window.IntervalWindow(i, i + 1) for i in range(windows)]
+    do_fn.setup()
     do_fn.start_bundle()
-    self.most_buffered = 0
+    self.most_held = 0
     batches = []
     for element in range(len(lengths)):
-      batches += do_fn.process(element, all_windows[element % windows]) or ()
-      self.most_buffered = max(self.most_buffered, do_fn._buffered)
-    return batches + list(do_fn.finish_bundle())
+      for batch in do_fn.process(element, all_windows[element % windows]) or ():
+        batches.append(batch)
+        if consume:
+          consume(batch.value)
+      self.most_held = max(self.most_held, do_fn._elements)
+    for batch in do_fn.finish_bundle():
+      batches.append(batch)
+      if consume:
+        consume(batch.value)
+    return batches
 
   @given(
       st.lists(st.integers(0, 100), max_size=60),
       st.integers(1, 8),
-      st.integers(1, 20))
+      st.integers(1, 20),
+      st.sampled_from([None, Cost(20, 1)]))
   @settings(deadline=None)
   def test_each_element_once_in_its_window_within_the_bounds(
-      self, lengths, max_batch_size, max_buffered):
+      self, lengths, max_batch_size, max_held, cost):
     options = BatchingOptions(
-        max_padded_size=200, max_buffered_elements=max_buffered)
+        max_padded_size=200, max_buffered_elements=max_held, cost=cost)
     batches = self._batches(lengths, options, max_batch_size, windows=2)
     self.assertEqual(
         list(range(len(lengths))),
         sorted(itertools.chain(*(batch.value for batch in batches))))
-    self.assertLess(self.most_buffered, max_buffered)
+    self.assertLess(self.most_held, max_held)
     for batch in batches:
       self.assertIsInstance(batch, windowed_value.WindowedValue)
       self.assertTrue(batch.value)
@@ -184,15 +195,113 @@ class LengthBatchingDoFnTest(unittest.TestCase):
           len(batch.value) == 1 or
           padded_size([lengths[e] for e in batch.value]) <= 200)
 
-  def test_batches_inside_of_a_bundle_are_full(self):
+  def test_costs_less_than_cuts_of_full_buffers(self):
+    rng = random.Random(0)
+    lengths = [int(rng.lognormvariate(5, 1.2)) for _ in range(8192)]
+    for cost in (Cost(200, 1), Cost(2000, 1)):
+      options = BatchingOptions(max_buffered_elements=256, cost=cost)
+      batches = self._batches(lengths, options, 32)
+      total = sum(
+          cost.of(len(b.value), max(lengths[e] for e in b.value))
+          for b in batches)
+      whole = 0
+      for start in range(0, len(lengths), 256):
+        held = sorted(lengths[start:start + 256])
+        ends = least_cost_cut(held, cost, [([1] * 256, 32)])
+        whole += sum(
+            cost.of(end - first, held[end - 1])
+            for first, end in itertools.pairwise([0, *ends]))
+      self.assertLess(total, whole)
+
+  def test_learns_from_the_time_of_the_consumers(self):
+    # A model whose call is free: to pad is never worth it. And one whose call
+    # costs as much as 10,000 tokens: batches are full.
+    lengths = [random.Random(i).randrange(1, 100) for i in range(2000)]
+    for cost, check in (
+        (Cost(0, 1e-3), lambda sizes, padding: padding < 1.02),
+        (Cost(10, 1e-3), lambda sizes, padding: sum(sizes[-70:]) / 70 > 25)):
+      now = [0.0]
+
+      def consume(batch, cost=cost, now=now):
+        now[0] += cost.of(len(batch), max(lengths[e] for e in batch))
+
+      batches = self._batches(
+          lengths,
+          BatchingOptions(),
+          32,
+          consume=consume,
+          clock=lambda now=now: now[0])
+      sizes = sorted(len(b.value) for b in batches)
+      padded = sum(padded_size([lengths[e] for e in b.value]) for b in batches)
+      with self.subTest(cost=cost):
+        self.assertTrue(check(sizes, padded / sum(lengths)), sizes)
+
+  def test_first_batches_grow_by_a_factor_of_two(self):
+    batches = self._batches([5] * 300, BatchingOptions(), 64, clock=lambda: 0)
+    sizes = [len(b.value) for b in batches]
+    self.assertEqual([1, 2, 4, 8, 16, 32, 64], sizes[:7])
+
+  def test_batches_take_no_longer_than_the_target(self):
+    now = [0.0]
+
+    def consume(batch):
+      now[0] += 0.1 * len(batch)
+
+    batches = self._batches([5] * 1000,
+                            BatchingOptions(),
+                            10000,
+                            consume=consume,
+                            target_secs=2,
+                            clock=lambda: now[0])
+    sizes = [len(b.value) for b in batches]
+    # Some overshoot, until the prior is outweighed.
+    self.assertEqual(20, max(sizes[len(sizes) // 2:]), sizes)
+
+  def test_clock_that_goes_backwards(self):
+    ticks = itertools.count(0, -1)
+    batches = self._batches([1, 2, 3] * 9,
+                            BatchingOptions(),
+                            4,
+                            clock=lambda: next(ticks))
+    self.assertEqual(27, sum(len(b.value) for b in batches))
+
+  def test_minimum_equal_to_the_maximum_gives_full_batches(self):
     lengths = [random.Random(i).randrange(100) for i in range(1000)]
     options = BatchingOptions(max_buffered_elements=150)
-    sizes = [len(b.value) for b in self._batches(lengths, options, 32)]
-    self.assertEqual([32] * 31, sorted(sizes)[-31:])
-    self.assertEqual(1000 - 31 * 32, sum(sorted(sizes)[:-31]))
+    batches = self._batches(lengths, options, 32, min_batch_size=32)
+    self.assertGreaterEqual(33, len(batches))
+
+  def test_batches_are_no_smaller_than_the_minimum(self):
+    lengths = [i * i for i in range(64)]
+    options = BatchingOptions(cost=Cost(0, 1))
+    self.assertEqual(64, len(self._batches(lengths, options, 32)))
+    batches = self._batches(lengths, options, 32, min_batch_size=8)
+    self.assertLessEqual(8, min(len(b.value) for b in batches))
+
+  def test_boundaries_part_batches(self):
+    lengths = [5, 15, 16, 31, 32, 99] * 10
+    batches = self._batches(
+        lengths, BatchingOptions(cost=Cost(0, 1)), 100, boundaries=(16, 32))
+    self.assertCountEqual([{5, 15}, {16, 31}, {32, 99}],
+                          [{lengths[e]
+                            for e in b.value} for b in batches])
+
+  def test_bytes_that_are_held_are_bounded(self):
+    options = BatchingOptions(max_buffered_bytes=10_000)
+    self._batches([1] * 2000, options, 32)
+    self.assertLess(self.most_held, 10_000 / 24)
+
+  def test_element_over_a_limit(self):
+    lengths = [5, 500, 5]
+    options = BatchingOptions(max_padded_size=100, cost=Cost(99, 1))
+    self.assertCountEqual([[0, 2], [1]],
+                          [b.value for b in self._batches(lengths, options, 9)])
+    with self.assertRaisesRegex(ValueError, 'length 500 .*: 1. Raise'):
+      self._batches(
+          lengths, BatchingOptions(max_padded_size=100, oversized='refuse'), 9)
 
   def test_many_windows_are_not_searched_for_each_element(self):
-    options = BatchingOptions(max_buffered_elements=100)
+    options = BatchingOptions(max_buffered_elements=100, cost=Cost(99, 1))
     batches = self._batches([1] * 1000, options, 32, windows=90)
     # One search through the windows frees room for 50 elements.
     self.assertGreater(1000 / len(batches), 1.1)
@@ -201,17 +310,6 @@ class LengthBatchingDoFnTest(unittest.TestCase):
   def test_room_for_batches_of_the_minimum(self):
     self.assertEqual(2048, default_options(32).max_buffered_elements)
     self.assertEqual(32768, default_options(4096).max_buffered_elements)
-
-  def test_pads_less_than_arrival_order(self):
-    rng = random.Random(0)
-    lengths = [int(rng.lognormvariate(4, 1)) for _ in range(2000)]
-    sorted_batches = self._batches(lengths, BatchingOptions(), 32)
-    cut = sum(
-        padded_size([lengths[e] for e in b.value]) for b in sorted_batches)
-    arrival = sum(
-        padded_size(lengths[i:i + 32]) for i in range(0, len(lengths), 32))
-    self.assertLess(cut / sum(lengths), 1.1)
-    self.assertGreater(arrival / sum(lengths), 3)
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@
 # limitations under the License.
 #
 
+import bisect
 import itertools
 import math
 import random
@@ -28,18 +29,21 @@ from hypothesis import strategies as st
 from apache_beam.transforms.batching import least_cost
 from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.least_cost import least_cost_cut
-from apache_beam.transforms.batching.packing import padded_size
-from apache_beam.transforms.batching.packing import take_longest
+from apache_beam.transforms.batching.least_cost import padded_size
 
 _WHOLE_COSTS = st.builds(
-    Cost, st.integers(0, 100), st.integers(0, 3), st.integers(0, 2))
+    Cost,
+    st.integers(0, 100),
+    st.integers(0, 3),
+    st.integers(0, 2),
+    st.integers(0, 2))
 # Not so near to 0 that dividing loses digits.
-_FLOAT_COSTS = st.builds(Cost, *[st.just(0.0) | st.floats(1e-9, 10)] * 3)
+_FLOAT_COSTS = st.builds(Cost, *[st.just(0.0) | st.floats(1e-9, 10)] * 4)
 
 
 @st.composite
 def _buffers(draw):
-  """Lengths, sums and max_padded_size, with limits of every kind at once."""
+  """Lengths, sums, max_padded_size and max_variable_cost, all limits at once."""
   lengths = sorted(draw(st.lists(st.integers(0, 50), min_size=1, max_size=9)))
   values = st.lists(
       st.integers(0, 9), min_size=len(lengths), max_size=len(lengths))
@@ -47,14 +51,15 @@ def _buffers(draw):
       lengths,
       [([1] * len(lengths), draw(st.integers(1, 9))),
        (draw(values), draw(st.integers(0, 30)))],
-      draw(st.one_of(st.none(), st.integers(1, 300))))
+      draw(st.one_of(st.none(), st.integers(1, 300))),
+      draw(st.one_of(st.none(), st.integers(0, 500))))
 
 
 def _large_buffer(count):
   rng = random.Random(count)
   lengths = sorted(int(rng.lognormvariate(5, 1.2)) for _ in range(count))
   weights = [rng.randrange(9) for _ in lengths]
-  return lengths, [([1] * count, 32), (weights, 100)], 10_000
+  return lengths, [([1] * count, 32), (weights, 100)], 10_000, None
 
 
 def _batches(ends):
@@ -67,39 +72,53 @@ def _total(cost, lengths, ends):
       cost.of(end - start, lengths[end - 1]) for start, end in _batches(ends))
 
 
-def _is_allowed(start, end, lengths, sums, max_padded_size):
+def _is_allowed(
+    start, end, cost, lengths, sums, max_padded_size, max_variable_cost):
   """Whether a batch is within the limits, or a single element."""
+  longest = lengths[end - 1]
   return end - start == 1 or (
-      all(sum(values[start:end]) <= limit for values, limit in sums) and (
-          not max_padded_size or
-          padded_size(lengths[start:end]) <= max_padded_size))
+      all(sum(values[start:end]) <= limit for values, limit in sums) and
+      (not max_padded_size or longest * (end - start) <= max_padded_size) and (
+          max_variable_cost is None or
+          cost.of(end - start, longest) - cost.fixed <= max_variable_cost))
 
 
-def _allowed_cuts(lengths, *limits):
+def _allowed_cuts(cost, lengths, *limits):
   """The ends of every cut that the limits allow."""
   for more in range(len(lengths)):
     for ends in itertools.combinations(range(1, len(lengths)), more):
       ends = [*ends, len(lengths)]
-      if all(_is_allowed(*batch, lengths, *limits) for batch in _batches(ends)):
+      if all(_is_allowed(*batch, cost, lengths, *limits)
+             for batch in _batches(ends)):
         yield ends
 
 
-def _greedy_cut(lengths, sums, max_padded_size):
+def _greedy_cut(cost, lengths, *limits):
+  """Starts at the long end; each batch as large as the limits allow."""
   ends = []
   end = len(lengths)
   while end:
     ends.insert(0, end)
-    rest = [(values[:end], limit) for values, limit in sums]
-    end -= take_longest(lengths[:end], rest, max_padded_size)
+    end = min(
+        start for start in range(max(0, end - 32), end)
+        if _is_allowed(start, end, cost, lengths, *limits))
   return ends
+
+
+class PaddedSizeTest(unittest.TestCase):
+  def test_longest_times_count(self):
+    self.assertEqual(27, padded_size([5, 9, 1]))
+    self.assertEqual(0, padded_size([]))
 
 
 class CostTest(unittest.TestCase):
   def test_cost_of_a_batch(self):
-    self.assertEqual(100 + 2 * 30 + 5 * 300, Cost(100, 2, 5).of(3, 10))
+    self.assertEqual(
+        100 + 2 * 30 + 5 * 300 + 7 * 900, Cost(100, 2, 5, 7).of(3, 10))
 
   def test_bad_values_are_named(self):
-    for name in ('fixed', 'per_token', 'per_token_squared'):
+    for name in ('fixed', 'per_token', 'per_token_squared',
+                 'per_batch_squared'):
       for bad in (-1, math.nan, math.inf):
         with self.subTest(name=name, bad=bad):
           with self.assertRaisesRegex(ValueError, rf'Cost\({name}='):
@@ -111,7 +130,7 @@ class LeastCostCutTest(unittest.TestCase):
   @given(_buffers(), _WHOLE_COSTS)
   def test_no_cut_costs_less_or_as_much_in_fewer_batches(self, buffer, cost):
     ends = least_cost_cut(buffer[0], cost, *buffer[1:])
-    cuts = list(_allowed_cuts(*buffer))
+    cuts = list(_allowed_cuts(cost, *buffer))
     self.assertIn(ends, cuts)
     self.assertEqual(
         min((_total(cost, buffer[0], cut), len(cut)) for cut in cuts),
@@ -121,7 +140,7 @@ class LeastCostCutTest(unittest.TestCase):
   @given(_buffers(), _FLOAT_COSTS)
   def test_rounding_costs_next_to_nothing(self, buffer, cost):
     ends = least_cost_cut(buffer[0], cost, *buffer[1:])
-    cuts = list(_allowed_cuts(*buffer))
+    cuts = list(_allowed_cuts(cost, *buffer))
     self.assertIn(ends, cuts)
     least = min(_total(cost, buffer[0], cut) for cut in cuts)
     self.assertLessEqual(_total(cost, buffer[0], ends), least * (1 + 1e-12))
@@ -133,11 +152,11 @@ class LeastCostCutTest(unittest.TestCase):
       ends = least_cost_cut(lengths, cost, *limits)
       for batch in _batches(ends):
         self.assertLess(*batch)
-        self.assertTrue(_is_allowed(*batch, lengths, *limits))
+        self.assertTrue(_is_allowed(*batch, cost, lengths, *limits))
       self.assertEqual(len(lengths), ends[-1])
       self.assertLessEqual(
           _total(cost, lengths, ends),
-          _total(cost, lengths, _greedy_cut(lengths, *limits)))
+          _total(cost, lengths, _greedy_cut(cost, lengths, *limits)))
 
   def test_no_fixed_size_costs_less(self):
     lengths = _large_buffer(1000)[0]
@@ -153,8 +172,9 @@ class LeastCostCutTest(unittest.TestCase):
 
   def test_fewest_batches_where_calls_are_dear(self):
     lengths, *limits = _large_buffer(1000)
-    ends = least_cost_cut(lengths, Cost(10**9, 1), *limits)
-    self.assertEqual(len(_greedy_cut(lengths, *limits)), len(ends))
+    cost = Cost(10**9, 1)
+    ends = least_cost_cut(lengths, cost, *limits)
+    self.assertEqual(len(_greedy_cut(cost, lengths, *limits)), len(ends))
 
   def test_element_over_a_limit_goes_alone(self):
     self.assertEqual([2, 3], least_cost_cut([1, 1, 9], Cost(99, 1), (), 4))
@@ -167,8 +187,9 @@ class LeastCostCutTest(unittest.TestCase):
   def test_work_grows_with_the_buffer_and_not_with_the_batches(self):
     for count, size in ((1000, 32), (1000, 1000), (8000, 32), (8000, 8000)):
       lengths = _large_buffer(count)[0]
-      with mock.patch.object(least_cost, '_turn',
-                             wraps=least_cost._turn) as compare:
+      with mock.patch.object(least_cost,
+                             'bisect_right',
+                             wraps=bisect.bisect_right) as compare:
         least_cost_cut(lengths, Cost(200, 1), [([1] * count, size)])
       self.assertLessEqual(compare.call_count, 2 * count)
 

@@ -19,6 +19,8 @@
 
 import dataclasses
 
+from apache_beam.transforms.batching.least_cost import Cost
+
 __all__ = ['BatchingOptions']
 
 
@@ -31,28 +33,52 @@ class BatchingOptions:
   Args:
     max_padded_size: the largest padded size of a batch: its longest length
       times its number of elements, in units of ``length_fn``. Bounds the
-      memory of a model call, which the sum of the lengths does not. An element
-      that alone is larger goes alone. No bound by default.
+      memory of a model call, which the sum of the lengths does not. No bound
+      by default.
+    oversized: what happens to an element that alone exceeds a limit:
+      ``'alone'``, it makes a batch of its own and is counted in a metric, or
+      ``'refuse'``, it is an error.
     max_buffered_elements: how many elements of a bundle are held back at most,
       to find neighbours of similar length among them; so no batch holds more.
       More gives less padding and takes more memory.
+    max_buffered_bytes: how many bytes the elements that are held back take at
+      most, by a cheap estimate (``approximate_bytes``).
+    cost: what a batch costs, where it is not to be learned from the time that
+      batches take. In any unit.
+    metrics_namespace: where the metrics are found (``BatchingMetrics``);
+      RunInference puts them with those of its model handler.
 
   Raises:
-    TypeError: if a value is not an int.
-    ValueError: if a value is not positive.
+    TypeError: if a value has the wrong type.
+    ValueError: if a value is out of range.
   """
   max_padded_size: int | None = None
+  oversized: str = 'alone'
   # 64 batches of 32.
   max_buffered_elements: int = 2048
+  max_buffered_bytes: int = 256 << 20
+  cost: Cost | None = None
+  metrics_namespace: str = 'BatchElements'
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if value is None and field.default is None:
-        continue
-      if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(
-            f'BatchingOptions({field.name}={value!r}): must be an int.')
-      if value <= 0:
-        raise ValueError(
-            f'BatchingOptions({field.name}={value!r}): must be positive.')
+    for name in ('max_padded_size',
+                 'max_buffered_elements',
+                 'max_buffered_bytes'):
+      self._check_positive_int(name)
+    if self.oversized not in ('alone', 'refuse'):
+      raise ValueError(
+          f"BatchingOptions(oversized={self.oversized!r}): must be 'alone' or "
+          "'refuse'.")
+    if not isinstance(self.cost, (Cost, type(None))):
+      raise TypeError(
+          f'BatchingOptions(cost={self.cost!r}): must be a Cost, such as '
+          'Cost(fixed=200, per_token=1).')
+
+  def _check_positive_int(self, name):
+    value = getattr(self, name)
+    if value is None and name == 'max_padded_size':
+      return
+    if not isinstance(value, int) or isinstance(value, bool):
+      raise TypeError(f'BatchingOptions({name}={value!r}): must be an int.')
+    if value <= 0:
+      raise ValueError(f'BatchingOptions({name}={value!r}): must be positive.')

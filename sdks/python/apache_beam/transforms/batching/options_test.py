@@ -38,8 +38,19 @@ class BatchingOptionsTest(unittest.TestCase):
         BatchingOptions(max_padded_size=value)
 
   def test_buffer_must_be_bounded(self):
-    with self.assertRaisesRegex(TypeError, 'max_buffered_elements=None'):
-      BatchingOptions(max_buffered_elements=None)
+    for name in ('max_buffered_elements', 'max_buffered_bytes'):
+      with self.assertRaisesRegex(TypeError, f'{name}=None'):
+        BatchingOptions(**{name: None})
+
+  def test_oversized_elements_go_alone_or_are_refused(self):
+    for value in ('alone', 'refuse'):
+      self.assertEqual(value, BatchingOptions(oversized=value).oversized)
+    with self.assertRaisesRegex(ValueError, "oversized='drop'.*'alone'"):
+      BatchingOptions(oversized='drop')
+
+  def test_cost_that_is_none(self):
+    with self.assertRaisesRegex(TypeError, r'cost=200.*Cost\(fixed=200'):
+      BatchingOptions(cost=200)
 
 
 if __name__ == '__main__':

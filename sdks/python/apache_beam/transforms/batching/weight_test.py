@@ -28,6 +28,8 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import window
+from apache_beam.transforms.batching.least_cost import Cost
+from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.transforms.batching.validation import one
 from apache_beam.transforms.batching.weight import SplitByWeightDoFn
 from apache_beam.transforms.batching.weight import WeightLimitedBatchingDoFn
@@ -72,7 +74,10 @@ class MaxBatchWeightTest(unittest.TestCase):
     self._check(expected, into=window.FixedWindows(10))
 
   def test_grouped_by_length(self):
-    self._check([[30], [4, 4], [1, 1, 4], [1, 1]], [_FLAG], length_fn=_weigh)
+    options = BatchingOptions(cost=Cost(99, 1))
+    self._check([[30], [4, 4], [1, 4], [1, 1, 1]], [_FLAG],
+                length_fn=_weigh,
+                options=options)
 
   def test_across_bundles(self):
     self._check([[4, 4], [4], [30], [1, 1], [1, 1]], **_STATEFUL)

@@ -1,0 +1,44 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""About how much memory an element takes, at the cost of a look at it."""
+
+import sys
+from typing import Any
+
+__all__ = ['approximate_bytes']
+
+# Deep enough for a key with a dict of lists.
+_DEPTH = 3
+
+
+def approximate_bytes(element: Any, depth: int = _DEPTH) -> int:
+  """The bytes of an element with what it holds, as far as is cheap to know.
+
+  Counts tensors and arrays by their ``nbytes``, goes into tuples, lists and
+  dicts of up to three levels, and counts other objects without what they refer
+  to.
+  """
+  nbytes = getattr(element, 'nbytes', None)
+  if isinstance(nbytes, int):
+    return nbytes
+  total = sys.getsizeof(element, 64)
+  if depth and isinstance(element, (tuple, list)):
+    total += sum(approximate_bytes(part, depth - 1) for part in element)
+  elif depth and isinstance(element, dict):
+    total += sum(approximate_bytes(v, depth - 1) for v in element.values())
+  return total

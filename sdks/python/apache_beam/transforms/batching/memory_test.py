@@ -1,0 +1,60 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+import sys
+import unittest
+
+import numpy as np
+
+from apache_beam.transforms.batching.memory import approximate_bytes
+
+
+class ApproximateBytesTest(unittest.TestCase):
+  def test_text_and_bytes(self):
+    for element in ('x' * 1000, b'x' * 1000):
+      self.assertGreaterEqual(approximate_bytes(element), 1000)
+      self.assertLess(approximate_bytes(element), 1100)
+
+  def test_arrays_count_by_their_data(self):
+    self.assertEqual(8000, approximate_bytes(np.zeros(1000)))
+
+  def test_containers_count_what_they_hold(self):
+    text, array = 'x' * 1000, np.zeros(1000)
+    total = approximate_bytes(text) + approximate_bytes(array)
+    for element in ((text, array), [text, array], {'a': text, 'b': array},
+                    ('key', {'a': [text, array]})):
+      self.assertGreaterEqual(approximate_bytes(element), total)
+      self.assertLess(approximate_bytes(element), total + 600)
+
+  def test_containers_are_left_at_some_depth(self):
+    endless = []
+    endless.append(endless)
+    self.assertLess(approximate_bytes(endless), 1000)
+
+  def test_any_object(self):
+    class Strange:
+      nbytes = 'many'
+
+      def __sizeof__(self):
+        raise TypeError
+
+    self.assertGreater(approximate_bytes(Strange()), 0)
+    self.assertEqual(sys.getsizeof(None), approximate_bytes(None))
+
+
+if __name__ == '__main__':
+  unittest.main()
