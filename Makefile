@@ -59,8 +59,10 @@ prefixes: build ## Test every prefix of the series, all of them
 prefixes-new: build ## Test the prefixes that were not green yet
 	@$(VENV) -m tools.prefixes
 
-bench: build ## Benchmarks against the released SDK, in build/bench.json
-	@$(VENV) -m tools.bench
+bench: build ## Benchmarks against the released SDK, in build/bench-*.json (TRACE=csv)
+	@$(VENV) -m tools.bench overhead
+	@$(VENV) -m tools.bench policy $(if $(TRACE),--trace=$(TRACE))
+	@$(VENV) -m tools.bench model
 
 soak: build ## The tests with 50 times the examples of each property
 	@HYPOTHESIS_PROFILE=soak $(VENV) -m tools.tests --timeout=0

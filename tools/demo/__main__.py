@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument(
       '--texts', type=int, default=1500, help='docstrings, without --input')
   args = parser.parse_args(argv)
-  _quiet_logs()
+  quiet_logs()
   # Behind the line above, because these imports log.
   import torch
 
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
   if not ways.numbered(source, texts):
     print(f'{source} holds no text.', file=sys.stderr)
     return 1
-  _warm_up(ways, texts, folder / 'first.jsonl')
+  warm_up(ways, texts, folder / 'first.jsonl')
   outcomes = []
   for name, options, flags in ways.WAYS:
     print(f'{name} ...', flush=True)
@@ -66,14 +66,14 @@ def main(argv: list[str] | None = None) -> int:
   return 0
 
 
-def _warm_up(ways, texts: Path, some: Path) -> None:
+def warm_up(ways, texts: Path, some: Path) -> None:
   """Keeps what a first run alone pays for out of the first way's time."""
   with texts.open(encoding='utf-8') as lines:
     some.write_text(''.join(islice(lines, 32)), encoding='utf-8')
   ways.embed('warm-up', some, {}, [])
 
 
-def _quiet_logs() -> None:
+def quiet_logs() -> None:
   """Leaves the example's progress, and errors."""
   logging.basicConfig(level=logging.INFO, format='  %(message)s')
   logging.getLogger().addFilter(

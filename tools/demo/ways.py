@@ -61,7 +61,12 @@ class Outcome:
   embeddings: dict[str, torch.Tensor]
 
 
-def embed(name: str, texts: Path, options: dict, flags: list[str]) -> Outcome:
+def embed(
+    name: str,
+    texts: Path,
+    options: dict,
+    flags: list[str],
+    batch_size: int = BATCH_SIZE) -> Outcome:
   """Runs the example pipeline once, in this process."""
   recorder.CALLS.clear()
   recorder.LOAD_SECONDS.clear()
@@ -70,7 +75,7 @@ def embed(name: str, texts: Path, options: dict, flags: list[str]) -> Outcome:
   out.unlink(missing_ok=True)
   handler = example.make_model_handler(
       example.default_model(),
-      BATCH_SIZE,
+      batch_size,
       model_class=recorder.TimedModel,
       inference_fn=recorder.timed_inference,
       **options)

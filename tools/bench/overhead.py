@@ -15,19 +15,14 @@
 # limitations under the License.
 #
 
-"""Benchmarks of the series against the released SDK, paired in one run.
-
-    build/venv/bin/python -m tools.bench [--pairs N]
+"""What batching adds to each element, on the released SDK and on the series.
 
 Runs the microbenchmark of batching in turn on the pristine source and on the
-series, prints the medians with their spread, and writes build/bench.json.
+series.
 """
 
-import argparse
 import dataclasses
-import json
 import os
-import platform
 import re
 import shutil
 import statistics
@@ -38,7 +33,6 @@ from pathlib import Path
 from tools import build
 from tools.layout import Layout
 from tools.layout import ToolError
-from tools.layout import here
 
 _BENCHMARK = 'apache_beam/tools/batch_elements_microbenchmark.py'
 _LINE = re.compile(r'^(\w+), .*median time cost: (\S+) sec')
@@ -110,32 +104,3 @@ def _measure(source: Path) -> dict[str, float]:
     raise ToolError(f'{module} failed in {source}:\n{done.stderr}')
   matches = map(_LINE.match, done.stdout.splitlines())
   return {m[1]: float(m[2]) * 1e6 for m in matches if m}
-
-
-def main() -> int:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--pairs', type=int, default=7)
-  args = parser.parse_args()
-  layout = here()
-  try:
-    figures = run(layout, args.pairs)
-  except ToolError as e:
-    print(f'bench: {e}', file=sys.stderr)
-    return 1
-  out = layout.build / 'bench.json'
-  machine = f'{platform.machine()}, Python {platform.python_version()}'
-  out.write_text(
-      json.dumps({
-          'machine': machine,
-          'command': f'python -m tools.bench --pairs {args.pairs}',
-          'figures': [dataclasses.asdict(figure) for figure in figures]
-      },
-                 indent=2))
-  print(f'{machine}, {os.cpu_count()} cores, {args.pairs} pairs, seed 0\n')
-  print(table(figures))
-  print(f'\nRaw figures in {out.relative_to(layout.root)}.')
-  return 0
-
-
-if __name__ == '__main__':
-  sys.exit(main())

@@ -1,0 +1,116 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Measures the series, prints tables and writes build/bench-PART.json.
+
+    build/venv/bin/python -m tools.bench {overhead,policy,model} [--pairs N]
+        [--texts N] [--trace FILE --column C --time_column T]
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+from tools.layout import Layout
+from tools.layout import ToolError
+from tools.layout import here
+
+_SEED = 0
+
+
+def overhead(layout: Layout, args) -> tuple[str, dict]:
+  from tools.bench import overhead as part
+  figures = part.run(layout, args.pairs)
+  return part.table(figures), {
+      'figures': [dataclasses.asdict(figure) for figure in figures]
+  }
+
+
+def policy(layout: Layout, args) -> tuple[str, dict]:
+  from tools.bench import policy as part
+  folder = layout.build / 'drifts'
+  folder.mkdir(parents=True, exist_ok=True)
+  figures = {'drifts': part.on_drifts(folder, _SEED)}
+  tables = [part.replay_table(figures['drifts'])]
+  if args.trace:
+    figures['bundle'] = part.within_a_bundle(
+        part.read_lengths(args.trace, args.column))
+    figures['replay'] = part.under_a_wait(
+        args.trace, args.column, args.time_column)
+    tables = [
+        part.bundle_table(figures['bundle']),
+        part.replay_table(figures['replay']),
+        *tables
+    ]
+  return '\n\n'.join(tables), figures
+
+
+def model(layout: Layout, args) -> tuple[str, dict]:
+  from tools.bench import model as part
+  from tools.demo import __main__ as demo
+  from tools.demo import docstrings
+  from tools.demo import ways
+  demo.quiet_logs()
+  folder = layout.build / 'demo'
+  folder.mkdir(parents=True, exist_ok=True)
+  texts = folder / 'texts.jsonl'
+  docstrings.write_sample(args.texts, folder / 'docstrings.jsonl')
+  ways.numbered(folder / 'docstrings.jsonl', texts)
+  demo.warm_up(ways, texts, folder / 'first.jsonl')
+  figures = part.compare(texts, part.tune(texts), args.pairs)
+  return part.table(figures), figures
+
+
+_PARTS = {'overhead': overhead, 'policy': policy, 'model': model}
+
+
+def main(argv: list[str] | None = None) -> int:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('part', choices=_PARTS)
+  parser.add_argument('--pairs', type=int, default=7)
+  parser.add_argument('--texts', type=int, default=600, help='for model')
+  parser.add_argument(
+      '--trace', type=Path, help='a CSV of arrivals, for policy')
+  parser.add_argument('--column', default='ContextTokens')
+  parser.add_argument('--time_column', default='TIMESTAMP')
+  args = parser.parse_args(argv)
+  layout = here()
+  try:
+    text, figures = _PARTS[args.part](layout, args)
+  except ToolError as e:
+    print(f'bench: {e}', file=sys.stderr)
+    return 1
+  command = 'python -m tools.bench ' + ' '.join(argv or sys.argv[1:])
+  machine = (
+      f'{platform.machine()}, {os.cpu_count()} cores, Python '
+      f'{platform.python_version()}, seed {_SEED}')
+  out = layout.build / f'bench-{args.part}.json'
+  out.write_text(
+      json.dumps({
+          'machine': machine, 'command': command, **figures
+      }, indent=2))
+  print(f'{command}\n{machine}\n\n{text}\n')
+  print(f'Raw figures in {out.relative_to(layout.root)}.')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,182 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""A real model on real text: the flag on, 2.77 as one would configure it, and
+sentence-transformers' own encode, which sorts.
+
+MiniLM-L6 embeds docstrings, in interleaved rounds in one process. 2.77 is run
+with its size estimator, with its default length buckets at its best batch size,
+and with the best batch size and boundaries of a grid that was tried on the same
+texts beforehand, which nobody has in advance.
+"""
+
+import dataclasses
+import json
+import statistics
+import time
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from apache_beam.examples.inference import bucketed_text_embeddings as example
+from tools.demo import ways
+
+FLAG_ON = 'flag on'
+FLAG_OFF = '2.77, max_batch_size=32'
+DEFAULT_BUCKETS = '2.77, default buckets, best batch size'
+TUNED = '2.77, best of the grid in hindsight'
+ENCODE = 'sentence-transformers encode'
+
+_BATCH_SIZES = (4, 8, 16, 32, 64)
+_BUCKETS = (8, 16, 32)
+# The stateful path has the buckets; all of the input is there at once, so none
+# of its batches waits that long.
+_WAIT = {'max_batch_duration_secs': 5}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """Options of 2.77, with the texts per second that they gave."""
+  batch_size: int
+  kind: str
+  boundaries: list[int]
+  rate: float
+
+  def way(self) -> tuple[int, dict, list[str]]:
+    return self.batch_size, _options(self.batch_size, self.boundaries), []
+
+
+def quantile_edges(lengths: list[int], buckets: int) -> list[int]:
+  edges = np.quantile(lengths, np.linspace(0, 1, buckets + 1)[1:-1])
+  return sorted({max(1, int(edge)) for edge in edges})
+
+
+def geometric_edges(lengths: list[int], buckets: int) -> list[int]:
+  edges = np.geomspace(max(1, min(lengths)), max(lengths), buckets + 1)[1:-1]
+  return sorted({max(1, int(edge)) for edge in edges})
+
+
+def tune(texts: Path) -> list[Setting]:
+  """Runs 2.77 once with each setting of the grid, best first."""
+  lengths = _token_counts(texts)
+  settings = []
+  for size in _BATCH_SIZES:
+    edges = {('default', 7): []}
+    for kind, buckets in product((quantile_edges, geometric_edges), _BUCKETS):
+      name = kind.__name__.removesuffix('_edges')
+      edges[name, buckets] = kind(lengths, buckets)
+    for (kind, buckets), boundaries in edges.items():
+      options = _options(size, boundaries)
+      outcome = ways.embed('grid', texts, options, [], size)
+      rate = len(outcome.embeddings) / outcome.seconds
+      print(f'  batch {size}, {kind} {buckets}: {rate:.1f} texts/s', flush=True)
+      settings.append(Setting(size, f'{kind} {buckets}', boundaries, rate))
+  return sorted(settings, key=lambda setting: -setting.rate)
+
+
+def compare(texts: Path, settings: list[Setting], pairs: int) -> dict:
+  """Texts per second of each way, one a round, and the largest difference."""
+  defaults = next(s for s in settings if s.kind.startswith('default'))
+  beam_ways = {
+      FLAG_OFF: (32, {}, []),
+      DEFAULT_BUCKETS: defaults.way(),
+      TUNED: settings[0].way(),
+      FLAG_ON: (32, {}, ['--experiments=smart_bucketing']),
+  }
+  rates: dict[str, list[float]] = {}
+  padding: dict[str, list[float]] = {}
+  difference, first = 0.0, None
+  for round_number in range(pairs):
+    for name, (size, options, flags) in beam_ways.items():
+      outcome = ways.embed(name, texts, options, flags, size)
+      first = first or outcome.embeddings
+      difference = max(difference, _difference(first, outcome.embeddings))
+      rates.setdefault(name,
+                       []).append(len(outcome.embeddings) / outcome.seconds)
+      padding.setdefault(name, []).append(
+          sum(c.padded
+              for c in outcome.calls) / sum(c.real for c in outcome.calls))
+    rates.setdefault(ENCODE, []).append(_encode(texts))
+    print(f'  round {round_number + 1} of {pairs}', flush=True)
+  return {
+      'texts': len(first),
+      'rates': rates,
+      'padding': padding,
+      'largest_difference': difference,
+      'default_buckets': dataclasses.asdict(defaults),
+      'tuned': dataclasses.asdict(settings[0]),
+      'grid': [dataclasses.asdict(s) for s in settings],
+  }
+
+
+def table(result: dict) -> str:
+  """Medians with their spread, and the flag's ratio to each by pairs."""
+  lines = [
+      '| way | texts/s, median | spread | padding ratio | flag on to it, lower '
+      'quartile | median |',
+      '|---|---|---|---|---|---|'
+  ]
+  on = result['rates'][FLAG_ON]
+  for name, rates in result['rates'].items():
+    ratios = [a / b for a, b in zip(on, rates)]
+    low = statistics.quantiles(ratios, n=4)[0] if len(ratios) > 1 else ratios[0]
+    padding = result['padding'].get(name)
+    lines.append(
+        f'| {name} | {statistics.median(rates):.1f} | {min(rates):.1f} to '
+        f'{max(rates):.1f} | '
+        f"{f'{statistics.median(padding):.2f}' if padding else ''} | "
+        f'{low:.2f} | {statistics.median(ratios):.2f} |')
+  tuned, default = result['tuned'], result['default_buckets']
+  return '\n'.join(lines) + (
+      f"\n\n{result['texts']} texts. Best of the grid: batches of "
+      f"{tuned['batch_size']}, {tuned['kind']} boundaries; of the default ones: "
+      f"{default['batch_size']}. Largest difference of an embedding: "
+      f"{result['largest_difference']:.1e}.")
+
+
+def _options(batch_size, boundaries):
+  options = {**_WAIT, 'min_batch_size': batch_size}
+  if boundaries:
+    options['batch_bucket_boundaries'] = boundaries
+  return options
+
+
+def _difference(one: dict, other: dict) -> float:
+  return max((one[i] - other[i]).abs().max().item() for i in one)
+
+
+def _records(texts: Path) -> list[dict]:
+  with texts.open(encoding='utf-8') as file:
+    return [json.loads(line) for line in file]
+
+
+def _token_counts(texts: Path) -> list[int]:
+  tokenize = example.Tokenize(example.default_model())
+  return [len(tokenize(record)[1]['input_ids']) for record in _records(texts)]
+
+
+def _encode(texts: Path) -> float:
+  """Texts per second, without loading the model."""
+  model = SentenceTransformer(example.default_model(), device='cpu')
+  words = [record['text'] for record in _records(texts)]
+  start = time.perf_counter()
+  with torch.inference_mode():
+    model.encode(words, batch_size=32, show_progress_bar=False)
+  return len(words) / (time.perf_counter() - start)
