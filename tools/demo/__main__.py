@@ -63,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
       f'batches of {ways.BATCH_SIZE}, {platform.machine()}, '
       f'{torch.get_num_threads()} threads\n')
   print(ways.table(outcomes))
+  print(f'\nWhat the pipeline itself says with the {outcomes[-1].name}:\n')
+  print(outcomes[-1].metrics)
   return 0
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 
 from apache_beam.examples.inference import bucketed_text_embeddings as example
+from apache_beam.transforms.batching.metrics import metrics_table
 from tools.demo import recorder
 from tools.layout import here
 
@@ -54,11 +55,13 @@ class Outcome:
     seconds: of the whole pipeline, without loading the model.
     calls: its batches.
     embeddings: by the text's id.
+    metrics: the table that any pipeline can print.
   """
   name: str
   seconds: float
   calls: list[recorder.Call]
   embeddings: dict[str, torch.Tensor]
+  metrics: str
 
 
 def embed(
@@ -80,7 +83,7 @@ def embed(
       inference_fn=recorder.timed_inference,
       **options)
   start = time.perf_counter()
-  example.run(
+  result = example.run(
       [f'--input={texts}', f'--output={out}', '--runner=FnApiRunner', *flags],
       save_main_session=False,
       model_handler=handler)
@@ -92,7 +95,8 @@ def embed(
       seconds,
       list(recorder.CALLS),
       {row['id']: torch.tensor(row['embedding'])
-       for row in rows})
+       for row in rows},
+      metrics_table(result))
 
 
 def numbered(texts: Path, out: Path) -> int:

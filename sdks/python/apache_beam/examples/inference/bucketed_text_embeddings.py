@@ -59,6 +59,7 @@ from apache_beam.ml.inference.padding import PaddingOptions
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options import SetupOptions
 from apache_beam.runners.runner import PipelineResult
+from apache_beam.transforms.batching.metrics import metrics_table
 
 _PARQUET_SCHEMA = pyarrow.schema([
     ('id', pyarrow.string()),
@@ -250,4 +251,4 @@ def run(
 
 if __name__ == '__main__':
   logging.getLogger().setLevel(logging.INFO)
-  run()
+  print(metrics_table(run()))
