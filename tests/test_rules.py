@@ -67,12 +67,18 @@ def test_readme_shows_the_series_as_it_is():
 @pytest.mark.parametrize(
     'name',
     [
+        'advisor/policies.py',
         'cost_model.py',
+        'fixed_boundaries.py',
         'least_cost.py',
         'options.py',
+        'priced_window.py',
+        'replay.py',
         'lookahead.py',
         'memory.py',
-        'validation.py'
+        'offline_bound.py',
+        'validation.py',
+        'waiting.py'
     ])
 def test_policy_imports_nothing_from_beam(name: str):
   package = _ROOT / 'sdks/python/apache_beam/transforms/batching'

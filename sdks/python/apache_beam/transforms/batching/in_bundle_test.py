@@ -35,6 +35,7 @@ from apache_beam.transforms.batching.in_bundle import default_options
 from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.least_cost import least_cost_cut
 from apache_beam.transforms.batching.least_cost import padded_size
+from apache_beam.transforms.batching.lookahead import take_from_full_buffers
 from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.transforms.util import BatchElements
 from apache_beam.utils import windowed_value
@@ -212,6 +213,15 @@ class LengthBatchingDoFnTest(unittest.TestCase):
             cost.of(end - first, held[end - 1])
             for first, end in itertools.pairwise([0, *ends]))
       self.assertLess(total, whole)
+
+  def test_makes_the_batches_that_the_advisor_tells_of(self):
+    rng = random.Random(0)
+    lengths = [int(rng.lognormvariate(5, 1.2)) for _ in range(2000)]
+    cost = Cost(200, 1)
+    options = BatchingOptions(max_buffered_elements=256, cost=cost)
+    made = [[lengths[e] for e in b.value]
+            for b in self._batches(lengths, options, 32)]
+    self.assertCountEqual(take_from_full_buffers(lengths, 256, cost, 32), made)
 
   def test_learns_from_the_time_of_the_consumers(self):
     # A model whose call is free: to pad is never worth it. And one whose call

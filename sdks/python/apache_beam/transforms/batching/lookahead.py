@@ -33,7 +33,7 @@ from itertools import pairwise
 from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.least_cost import least_cost_cut
 
-__all__ = ['Limits', 'Run', 'cut_into_runs', 'gap']
+__all__ = ['Limits', 'Run', 'cut_into_runs', 'gap', 'take_from_full_buffers']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +106,46 @@ def cut_into_runs(
   return sorted(runs, key=lambda run: run.waste)
 
 
+def take_from_full_buffers(
+    lengths: Sequence[int],
+    held: int,
+    cost: Cost,
+    max_batch_size: int,
+    limits: Limits = Limits()) -> list[list[int]]:
+  """The batches of a bundle, as LengthBatchingDoFn makes them at a given cost.
+
+  Args:
+    lengths: in the order in which they come.
+    held: how many elements make a buffer full.
+    cost: what a batch costs.
+    max_batch_size: the most elements of a batch.
+    limits: the other limits.
+  """
+  batches = []
+  buffer: list[int] = []
+
+  def leave(most):
+    buffer.sort()
+    sums = [([1] * len(buffer), max_batch_size)]
+    rest = []
+    left = len(buffer)
+    for run in sorted(cut_into_runs(buffer, cost, sums, limits),
+                      key=lambda run: (run.waste, run.cost)):
+      if left > most:
+        batches.append(buffer[run.start:run.end])
+        left -= run.end - run.start
+      else:
+        rest += buffer[run.start:run.end]
+    buffer[:] = rest
+
+  for length in lengths:
+    buffer.append(length)
+    if len(buffer) >= held:
+      leave(held // 3)
+  leave(0)
+  return batches
+
+
 def gap(
     runs: Sequence[Run],
     lengths: Sequence[int],
@@ -125,21 +165,34 @@ def gap(
 
 
 def _cut(lengths, cost, sums, limits):
-  """The ends of the batches, none too small where that can be."""
-  # Dearer than all padding together, so that batches are as few as can be.
-  dear = 1 + cost.of(len(lengths), lengths[-1])
-  fixed = dear if limits.boundaries else cost.fixed
-  while True:
+  """The ends of the batches, as few as can be too small."""
+  def cut(fixed, start, end):
+    part = [(values[start:end], limit) for values, limit in sums]
     ends = least_cost_cut(
-        lengths,
+        lengths[start:end],
         dataclasses.replace(cost, fixed=fixed),
-        sums,
+        part,
         limits.max_padded_size,
         limits.max_variable_cost)
-    smallest = min(end - start for start, end in pairwise([0, *ends]))
-    if smallest >= limits.min_batch_size or fixed >= dear:
-      return ends
+    return [start + end for end in ends]
+
+  def too_small(ends):
+    least = limits.min_batch_size
+    return sum(end - start < least for start, end in pairwise([0, *ends]))
+
+  count = len(lengths)
+  # Dearer than all padding together, so that batches are as few as can be.
+  dear = 1 + cost.of(count, lengths[-1])
+  fixed = dear if limits.boundaries else cost.fixed
+  ends = cut(fixed, 0, count)
+  while too_small(ends) and fixed < dear:
     fixed = min(dear, 4 * max(fixed, cost.of_element(lengths[-1]), 1e-9))
+    ends = cut(fixed, 0, count)
+  if not too_small(ends):
+    return ends
+  # The shortest may be too few, so that the others are not.
+  few = count % limits.min_batch_size
+  return min(ends, cut(dear, 0, few) + cut(dear, few, count), key=too_small)
 
 
 def _run(lengths, cost, start, end, fullest, min_batch_size):

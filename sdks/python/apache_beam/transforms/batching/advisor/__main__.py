@@ -1,0 +1,150 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Says in advance what batching by length will save.
+
+  python -m apache_beam.transforms.batching.advisor LENGTHS --column C
+
+compares what batches within a bundle cost: in arrival order, sorted, and cut at
+least cost. With --time_column it replays the arrivals on a virtual clock under
+--max_wait_secs: in arrival order, with the length buckets of BatchElements, with
+the best boundaries in hindsight, with the priced window, and against a bound of
+what any policy costs. Costs are those of a model of a call, not times.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
+
+from apache_beam.transforms.batching.advisor import policies
+from apache_beam.transforms.batching.advisor import report
+from apache_beam.transforms.batching.advisor.reading import InputError
+from apache_beam.transforms.batching.advisor.reading import read
+from apache_beam.transforms.batching.least_cost import Cost
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Prints the answer; returns 2 if the input is wrong."""
+  args = _parser().parse_args(argv)
+  try:
+    _check(args)
+    print(_answer(args))
+  except InputError as e:
+    print(f'advisor: {e}', file=sys.stderr)
+    return 2
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog='python -m apache_beam.transforms.batching.advisor',
+      description=__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  add = parser.add_argument
+  add('lengths', type=Path, help='a .csv, .jsonl or .parquet file')
+  add('--column', required=True, help='of the lengths')
+  add('--text', action='store_true', help='the column holds texts')
+  add('--tokenizer', help='a Hugging Face name or folder, for --text')
+  add('--time_column', help='when each arrives: numbers or ISO times')
+  add('--time_unit', choices=('s', 'ms'), default='s', help='of numbers')
+  add('--speedup', type=float, default=1.0, help='divides the times')
+  add('--max_wait_secs', type=float, help='with --time_column')
+  add('--lookahead', type=int, help='batches held back, without times (8)')
+  add('--max_batch_size', type=int, default=32)
+  add('--max_padded_size', type=int, help='longest times count')
+  add('--fixed_cost', type=float, default=200, help='of a call, in tokens')
+  add('--format', choices=('table', 'json'), default='table')
+  add('--plot', type=Path, help='FILE.png or FILE.html, with --time_column')
+  return parser
+
+
+def _check(args) -> None:
+  for name in ('speedup', 'max_batch_size', 'max_padded_size', 'lookahead'):
+    value = getattr(args, name)
+    if value is not None and not 0 < value < float('inf'):
+      raise InputError(f'--{name}={value}: must be positive.')
+  for name in ('fixed_cost', 'max_wait_secs'):
+    value = getattr(args, name)
+    if value is not None and not 0 <= value < float('inf'):
+      raise InputError(f'--{name}={value}: must not be negative.')
+  timed = args.time_column is not None
+  if timed != (args.max_wait_secs is not None):
+    raise InputError('--time_column and --max_wait_secs need each other.')
+  if timed and args.lookahead is not None:
+    raise InputError('--lookahead is for comparing without --time_column.')
+  if args.plot and not timed:
+    raise InputError('--plot shows waits: it needs --time_column.')
+  if args.plot and args.plot.suffix not in report.SUFFIXES:
+    raise InputError(
+        f'--plot={args.plot}: must end in {" or ".join(report.SUFFIXES)}.')
+  if args.text != (args.tokenizer is not None):
+    raise InputError('--text and --tokenizer need each other.')
+
+
+def _answer(args) -> str:
+  arrivals = read(
+      args.lengths,
+      args.column,
+      args.time_column,
+      args.time_unit,
+      args.speedup,
+      _token_counter(args.tokenizer) if args.text else None)
+  question = policies.Question(
+      Cost(args.fixed_cost, 1), args.max_batch_size, args.max_padded_size)
+  count = len(arrivals.lengths)
+  if arrivals.times is None:
+    lookahead = args.lookahead or 8
+    figures = policies.within_bundles(arrivals.lengths, question, lookahead)
+    how = f'within bundles, a look-ahead of {lookahead} batches'
+  else:
+    timed = arrivals.lengths, arrivals.times, question, args.max_wait_secs
+    figures, best = policies.under_a_wait(*timed)
+    how = f'waits of {args.max_wait_secs:g} s; best boundaries: {best}'
+    if args.plot:
+      report.plot(
+          args.plot, figures, policies.frontier(*timed), _title(args, count))
+  if args.format == 'json':
+    return report.as_json(count, figures)
+  return (
+      f'{_title(args, count)}; {how}\n\n{report.as_table(figures)}\n\n'
+      f'{report.saved(figures)}')
+
+
+def _title(args, count):
+  return (
+      f'{args.lengths.name}: {count:,} elements\nBatches of at most '
+      f'{args.max_batch_size}, a call as dear as {args.fixed_cost:g} tokens')
+
+
+def _token_counter(name: str) -> Callable[[str], int]:
+  try:
+    from transformers import AutoTokenizer
+  except ImportError as e:
+    raise InputError(
+        '--text needs transformers. Install it (pip install transformers), or '
+        'give a column of lengths.') from e
+  try:
+    tokenizer = AutoTokenizer.from_pretrained(name)
+  except (OSError, ValueError) as e:
+    raise InputError(f'--tokenizer={name}: cannot be loaded: {e}') from e
+  return lambda text: len(tokenizer(text)['input_ids'])
+
+
+if __name__ == '__main__':
+  sys.exit(main())

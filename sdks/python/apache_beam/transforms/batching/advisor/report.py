@@ -1,0 +1,138 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Figures as a table, as JSON and as a plot."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from apache_beam.transforms.batching.advisor.policies import Figures
+from apache_beam.transforms.batching.advisor.reading import InputError
+
+__all__ = ['as_json', 'as_table', 'plot']
+
+_COLUMNS = {
+    'padding_ratio': ('padding ratio', '.3f'),
+    'cost_ratio': ('cost ratio', '.4f'),
+    'batches': ('batches', ',d'),
+    'mean_batch_size': ('mean size', '.1f'),
+    'wait_p50': ('wait p50', '.2f'),
+    'wait_p95': ('p95', '.2f'),
+    'wait_max': ('max (s)', '.2f'),
+}
+SUFFIXES = ('.png', '.html')
+
+
+def as_json(elements: int, policies: dict[str, Figures]) -> str:
+  return json.dumps({
+      'elements': elements,
+      'policies': {
+          name: dataclasses.asdict(figures)
+          for name, figures in policies.items()
+      }
+  },
+                    indent=2)
+
+
+def as_table(policies: dict[str, Figures]) -> str:
+  rows = [['policy', *(title for title, _ in _COLUMNS.values())]]
+  for name, figures in policies.items():
+    values = dataclasses.asdict(figures)
+    rows.append([
+        name,
+        *(
+            '-' if values[key] is None else format(values[key], how)
+            for key, (_, how) in _COLUMNS.items())
+    ])
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  lines = [_line(row, widths) for row in rows]
+  lines.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
+  return '\n'.join(lines)
+
+
+def saved(policies: dict[str, Figures]) -> str:
+  """In words, what smart saves against each of the others."""
+  smart = policies['smart'].cost_ratio
+  parts = [
+      f'{1 - smart / figures.cost_ratio:.0%} of the cost of {name}'
+      for name, figures in policies.items()
+      if name not in ('smart', 'offline_bound')
+  ]
+  return 'smart saves ' + ', '.join(parts) + '.'
+
+
+def plot(
+    path: Path,
+    policies: dict[str, Figures],
+    frontier: list[Figures],
+    title: str) -> None:
+  """Draws mean cost against the median wait.
+
+  Args:
+    path: ends in .png or .html; the latter holds the drawing as SVG.
+    policies: by name; those without a wait are lines.
+    frontier: of smart, from full batches to short waits.
+    title: says what was compared.
+
+  Raises:
+    InputError: without matplotlib.
+  """
+  try:
+    from matplotlib.figure import Figure
+  except ImportError as e:
+    raise InputError(
+        '--plot needs matplotlib. Install it (pip install matplotlib).') from e
+  figure = Figure(figsize=(8, 5), layout='constrained')
+  axes = figure.add_subplot()
+  axes.plot([f.wait_p50 for f in frontier], [f.cost_ratio for f in frontier],
+            marker='o',
+            label='smart, from full batches to short waits')
+  markers = iter('s^Dv')
+  for name, figures in policies.items():
+    if name == 'offline_bound':
+      axes.axhline(figures.cost_ratio, ls='--', c='grey', label='offline_bound')
+    elif name != 'smart':
+      axes.plot(
+          figures.wait_p50,
+          figures.cost_ratio,
+          next(markers),
+          markersize=9,
+          label=name)
+  axes.set_xlabel('median wait (s)')
+  axes.set_ylabel('cost ratio (cost in tokens / real tokens)')
+  axes.set_title(title, fontsize='medium')
+  axes.grid(alpha=0.3)
+  axes.legend()
+  if path.suffix == '.png':
+    figure.savefig(path, dpi=150)
+    return
+  svg = path.with_suffix('.svg')
+  figure.savefig(svg)
+  drawing = svg.read_text(encoding='utf-8')
+  svg.unlink()
+  path.write_text(
+      '<!doctype html><meta charset="utf-8"><title>Batching advisor</title>'
+      f'<pre>{as_table(policies)}</pre>{drawing[drawing.index("<svg"):]}',
+      encoding='utf-8')
+
+
+def _line(cells, widths):
+  first, *rest = (
+      cell.ljust(width) if i == 0 else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(cells, widths)))
+  return '| ' + ' | '.join([first, *rest]) + ' |'

@@ -1,0 +1,89 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Explicit boundaries: a buffer per bucket, full or flushed at its deadline."""
+
+from bisect import bisect_left
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from apache_beam.transforms.batching.waiting import Leaving
+from apache_beam.transforms.batching.waiting import WaitingPolicy
+
+__all__ = ['FixedBoundaries']
+
+
+class FixedBoundaries(WaitingPolicy):
+  """Elements between two boundaries leave when they are enough or one is due.
+
+  As ``WithLengthBucketKey``: boundaries [10, 50] make the buckets below 10,
+  from 10 and from 50. Without boundaries there is one, in arrival order but for
+  the order inside of a batch.
+
+  Args:
+    boundaries: lengths, ascending.
+    max_batch_size: how many elements are enough.
+    max_padded_size: the largest padded size of a batch; None for no bound.
+
+  Raises:
+    ValueError: if boundaries are not ascending or a limit is not positive.
+  """
+  def __init__(
+      self,
+      boundaries: Sequence[int],
+      max_batch_size: int,
+      max_padded_size: int | None = None):
+    if list(boundaries) != sorted(set(boundaries)):
+      raise ValueError(f'boundaries={boundaries!r} must ascend.')
+    for name, value in (('max_batch_size', max_batch_size),
+                        ('max_padded_size', max_padded_size)):
+      if value is not None and value < 1:
+        raise ValueError(f'{name}={value!r} must be positive.')
+    self._boundaries = list(boundaries)
+    self._max_batch_size = max_batch_size
+    self._max_padded_size = max_padded_size
+
+  def arrived(self, lengths: Sequence[int], index: int) -> Leaving | None:
+    start, end = self._bucket(lengths, index)
+    count, largest = end - start, self._max_padded_size
+    full = count >= self._max_batch_size
+    if largest is not None and count * lengths[end - 1] >= largest:
+      full = True
+    return self.due(lengths, index) if full else None
+
+  def due(self, lengths: Sequence[int], index: int) -> Leaving:
+    start, end = self._bucket(lengths, index)
+    start = max(start, index + 1 - self._most(lengths[index]))
+    end = min(end, start + self._max_batch_size)
+    while end > index + 1 and end - start > self._most(lengths[end - 1]):
+      end -= 1
+    return Leaving(start, end)
+
+  def _most(self, longest):
+    """The most elements of a batch padded to a length."""
+    if self._max_padded_size is None or longest == 0:
+      return self._max_batch_size
+    return max(1, min(self._max_batch_size, self._max_padded_size // longest))
+
+  def _bucket(self, lengths, index):
+    number = bisect_right(self._boundaries, lengths[index])
+    start, end = 0, len(lengths)
+    if number:
+      start = bisect_left(lengths, self._boundaries[number - 1])
+    if number < len(self._boundaries):
+      end = bisect_left(lengths, self._boundaries[number])
+    return start, end

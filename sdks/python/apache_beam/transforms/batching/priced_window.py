@@ -1,0 +1,150 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Batches without boundaries: what leaves now, priced against leaving later."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from apache_beam.transforms.batching.least_cost import Cost
+from apache_beam.transforms.batching.waiting import Leaving
+from apache_beam.transforms.batching.waiting import WaitingPolicy
+
+__all__ = ['PricedWindow']
+
+# How much padding a full batch may have and still leave at once. Less gains
+# nothing on traces of prompts, and more costs more.
+_SPARE = 0.01
+# How much of a price is the last batch's; from 0.01 to 0.1 costs are the same.
+_LEARNING_RATE = 0.05
+# Cells of length in a factor of two; 2 and 8 give the same costs.
+_CELLS = 4
+# How far to both sides neighbours of an element are looked for.
+_REACH = 256
+
+
+class PricedWindow(WaitingPolicy):
+  """Keeps a price per length: the usual share of an element in its batch's cost.
+
+  An element that is due leaves with the neighbours that make prices minus cost
+  the largest: they join where that is cheaper than leaving them for later. A
+  full batch with next to no padding leaves at once, and so does one that costs
+  no more than ``1 / (2 * (1 - hurry))`` times the prices of its elements.
+
+  Args:
+    cost: of a batch; may be set anew as it is learned.
+    max_batch_size: the most elements of a batch; at most 511 are found.
+    hurry: from 0, as full as it pays, by way of 0.5, as soon as a batch is as
+      cheap as usual, to 1, at once.
+    max_padded_size: the largest padded size of a batch; None for no bound.
+
+  Raises:
+    ValueError: if a value is out of range.
+  """
+  def __init__(
+      self,
+      cost: Cost,
+      max_batch_size: int,
+      hurry: float = 0.0,
+      max_padded_size: int | None = None):
+    if not 0 <= hurry <= 1:
+      raise ValueError(f'hurry={hurry!r} must be from 0 to 1.')
+    for name, value in (('max_batch_size', max_batch_size),
+                        ('max_padded_size', max_padded_size)):
+      if value is not None and value < 1:
+        raise ValueError(f'{name}={value!r} must be positive.')
+    self.cost = cost
+    self._max_batch_size = max_batch_size
+    self._max_padded_size = max_padded_size
+    self._accepted = 1 / (2 * (1 - hurry)) if hurry < 1 else math.inf
+    # What elements of a cell cost, over what they cost in the best of batches.
+    self._prices: dict[int, float] = {}
+
+  def arrived(self, lengths: Sequence[int], index: int) -> Leaving | None:
+    if self._accepted == math.inf:
+      return self.due(lengths, index)
+    full = self._full(lengths, index)
+    # Below 0.9 of the usual cost nothing was ever found.
+    if full or self._accepted < 0.9:
+      return full
+    gain, run = self._best(lengths, index, self._accepted)
+    return run if gain >= 0 else None
+
+  def due(self, lengths: Sequence[int], index: int) -> Leaving:
+    return self._best(lengths, index, 1.0)[1]
+
+  def left(self, lengths: Sequence[int]) -> None:
+    share = self.cost.of(len(lengths), lengths[-1]) / len(lengths)
+    for length in lengths:
+      cell, least = _cell(length), self._least(length)
+      price = share / least if least else 1.0
+      known = self._prices.get(cell, price)
+      self._prices[cell] = known + _LEARNING_RATE * (price - known)
+
+  def _least(self, length):
+    return self.cost.of_element(length) + self.cost.fixed / self._max_batch_size
+
+  def _price(self, length):
+    return self._prices.get(_cell(length), 1.0) * self._least(length)
+
+  def _full(self, lengths, index):
+    """The full batch around an element with the least padding, if it is little.
+    """
+    count = self._max_batch_size
+    best, least = None, 1 + _SPARE
+    for start in range(max(0, index - count + 1),
+                       min(index, len(lengths) - count) + 1):
+      longest = lengths[start + count - 1]
+      # The quick look: no batch is better than its first element.
+      if longest <= lengths[start] * 2 and self._is_allowed(count, longest):
+        real = sum(lengths[start:start + count])
+        if longest * count <= least * real:
+          best, least = Leaving(start, start + count), longest * count / max(
+              1, real)
+    return best
+
+  def _is_allowed(self, count, longest):
+    largest = self._max_padded_size
+    return largest is None or count == 1 or count * longest <= largest
+
+  def _best(self, lengths, index, accepted):
+    """The run around an element whose prices exceed its cost the most."""
+    low = max(0, index + 1 - min(_REACH, self._max_batch_size))
+    high = min(len(lengths), index + min(_REACH, self._max_batch_size))
+    near = lengths[low:high]
+    paid = accepted * np.cumsum([0.0, *map(self._price, near)])
+    starts = np.arange(index - low + 1)[:, None]
+    ends = np.arange(index - low + 1, high - low + 1)[None, :]
+    longest = np.array(near, dtype=float)[ends - 1]
+    counts = ends - starts
+    tokens = counts * longest
+    cost = self.cost
+    gain = paid[ends] - paid[starts] - cost.fixed - tokens * (
+        cost.per_token + cost.per_token_squared * longest +
+        cost.per_batch_squared * tokens)
+    forbidden = counts > self._max_batch_size
+    if self._max_padded_size is not None:
+      forbidden |= (tokens > self._max_padded_size) & (counts > 1)
+    gain[forbidden] = -np.inf
+    first, last = divmod(int(gain.argmax()), gain.shape[1])
+    return gain[first, last], Leaving(low + first, index + 1 + last)
+
+
+def _cell(length: int) -> int:
+  return int(_CELLS * math.log2(length + 1))

@@ -1,0 +1,202 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+import itertools
+import random
+import statistics
+import unittest
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from apache_beam.transforms.batching.fixed_boundaries import FixedBoundaries
+from apache_beam.transforms.batching.least_cost import Cost
+from apache_beam.transforms.batching.priced_window import PricedWindow
+from apache_beam.transforms.batching.replay import replay
+from apache_beam.transforms.batching.waiting import Leaving
+
+_COST = Cost(200, 1)
+_ARRIVALS = st.lists(
+    st.tuples(st.integers(0, 2000), st.floats(0, 3)), max_size=80)
+_POLICIES = st.one_of(
+    st.builds(
+        PricedWindow,
+        st.builds(Cost, st.integers(0, 500), st.integers(0, 2)),
+        st.integers(1, 9),
+        st.floats(0, 1),
+        st.none() | st.integers(1, 5000)),
+    st.builds(
+        FixedBoundaries,
+        st.lists(st.integers(1, 2000), unique=True).map(sorted),
+        st.integers(1, 9),
+        st.none() | st.integers(1, 5000)))
+
+
+def _trace(count=3000, rate=100.0, seed=0):
+  """Log-normal lengths, as those of prompts, and the times they arrive."""
+  rng = random.Random(seed)
+  lengths = [1 + int(rng.lognormvariate(5, 1.2)) for _ in range(count)]
+  gaps = [rng.expovariate(rate) for _ in range(count)]
+  return lengths, list(itertools.accumulate(gaps))
+
+
+def _cost_ratio(replayed, cost):
+  total = sum(cost.of(b.count, b.longest) for b in replayed.batches)
+  return total / sum(b.real for b in replayed.batches)
+
+
+class PoliciesTest(unittest.TestCase):
+  @settings(deadline=None)
+  @given(_ARRIVALS, _POLICIES, st.floats(0, 2))
+  def test_every_element_leaves_once_in_time_within_the_limits(
+      self, arrivals, policy, max_wait):
+    lengths = [length for length, _ in arrivals]
+    times = sorted(time for _, time in arrivals)
+    replayed = replay(lengths, times, policy, max_wait)
+    self.assertEqual(len(lengths), sum(b.count for b in replayed.batches))
+    self.assertEqual(sum(lengths), sum(b.real for b in replayed.batches))
+    for wait in replayed.waits:
+      self.assertTrue(0 <= wait <= max_wait + 1e-9)
+    largest = policy._max_padded_size
+    for batch in replayed.batches:
+      self.assertLessEqual(1, batch.count)
+      self.assertLessEqual(batch.count, policy._max_batch_size)
+      self.assertTrue(
+          batch.count == 1 or largest is None or
+          batch.count * batch.longest <= largest)
+
+  @given(st.lists(st.integers(0, 2000), min_size=1), _POLICIES, st.data())
+  def test_a_run_holds_the_element_that_it_is_asked_for(
+      self, lengths, policy, data):
+    lengths.sort()
+    index = data.draw(st.integers(0, len(lengths) - 1))
+    for run in (policy.due(lengths, index), policy.arrived(lengths, index)):
+      if run is not None:
+        self.assertTrue(0 <= run.start <= index < run.end <= len(lengths))
+
+  def test_numbers_that_are_no_limit(self):
+    for make in (lambda **limits: PricedWindow(_COST, **limits),
+                 lambda **limits: FixedBoundaries([], **limits)):
+      for name in ('max_batch_size', 'max_padded_size'):
+        with self.assertRaisesRegex(ValueError, f'{name}=0'):
+          make(**{'max_batch_size': 1, name: 0})
+
+
+class PricedWindowTest(unittest.TestCase):
+  def test_full_batch_without_padding_leaves_at_once(self):
+    policy = PricedWindow(_COST, 4)
+    self.assertEqual(
+        Leaving(1, 5), policy.arrived([10, 100, 100, 100, 100, 300], 2))
+    self.assertIsNone(policy.arrived([10, 100, 100, 100, 150, 300], 2))
+
+  def test_neighbours_join_where_that_is_cheaper_than_another_call(self):
+    near, far = [100, 101, 102], [100, 500, 900]
+    self.assertEqual(Leaving(0, 3), PricedWindow(_COST, 4).due(near, 1))
+    self.assertEqual(Leaving(1, 2), PricedWindow(_COST, 4).due(far, 1))
+    dear = Cost(100_000, 1)
+    self.assertEqual(Leaving(0, 3), PricedWindow(dear, 4).due(far, 1))
+
+  def test_costs_less_than_boundaries(self):
+    lengths, times = _trace()
+    for cost in (Cost(200, 1), Cost(2000, 1)):
+      priced = replay(lengths, times, PricedWindow(cost, 32), 2)
+      for boundaries in ([], [16, 32, 64, 128, 256, 512], [50, 150, 400, 1500]):
+        fixed = replay(lengths, times, FixedBoundaries(boundaries, 32), 2)
+        self.assertLess(_cost_ratio(priced, cost), _cost_ratio(fixed, cost))
+
+  def test_hurry_buys_shorter_waits(self):
+    lengths, times = _trace()
+    waits, costs = [], []
+    for hurry in (0, 0.48, 0.5, 0.55, 1):
+      replayed = replay(lengths, times, PricedWindow(_COST, 32, hurry), 2)
+      waits.append(statistics.mean(replayed.waits))
+      costs.append(_cost_ratio(replayed, _COST))
+    self.assertEqual(sorted(waits, reverse=True), waits)
+    self.assertEqual(sorted(costs), costs)
+    self.assertEqual(0, waits[-1])
+
+  def test_hurry_out_of_range(self):
+    for hurry in (-0.1, 1.1, float('nan')):
+      with self.assertRaisesRegex(ValueError, 'hurry=.*from 0 to 1'):
+        PricedWindow(_COST, 32, hurry)
+
+  def test_prices_follow_lengths_that_change(self):
+    lengths, times = _trace()
+    lengths[1500:] = [10 * length for length in lengths[1500:]]
+    late = slice(2000, None)
+    start = [time - times[2000] for time in times[late]]
+    fresh = replay(lengths[late], start, PricedWindow(_COST, 32), 2)
+    whole = replay(lengths, times, PricedWindow(_COST, 32), 2)
+    behind = [b for b in whole.batches][-len(fresh.batches):]
+    cost = sum(_COST.of(b.count, b.longest) for b in behind)
+    self.assertLess(
+        cost / sum(b.real for b in behind), 1.02 * _cost_ratio(fresh, _COST))
+
+
+class FixedBoundariesTest(unittest.TestCase):
+  def test_bucket_leaves_when_it_is_full(self):
+    policy = FixedBoundaries([10, 50], 3)
+    self.assertIsNone(policy.arrived([9, 10, 49, 50], 2))
+    self.assertEqual(Leaving(1, 4), policy.arrived([9, 10, 20, 49, 50], 2))
+
+  def test_bucket_is_flushed_when_one_is_due(self):
+    policy = FixedBoundaries([10, 50], 9)
+    self.assertEqual(Leaving(0, 2), policy.due([3, 9, 10, 49, 50], 1))
+    self.assertEqual(Leaving(2, 4), policy.due([3, 9, 10, 49, 50], 2))
+    self.assertEqual(Leaving(4, 5), policy.due([3, 9, 10, 49, 50], 4))
+
+  def test_padded_size_fills_a_bucket_too(self):
+    policy = FixedBoundaries([], 9, max_padded_size=100)
+    self.assertIsNone(policy.arrived([10, 40], 0))
+    self.assertEqual(Leaving(0, 2), policy.arrived([10, 40, 45], 0))
+
+  def test_boundaries_that_do_not_ascend(self):
+    for boundaries in ([50, 10], [10, 10]):
+      with self.assertRaisesRegex(ValueError, 'must ascend'):
+        FixedBoundaries(boundaries, 8)
+
+
+class ReplayTest(unittest.TestCase):
+  def test_by_hand(self):
+    # The bucket of the first is flushed at 1.0, the rest at the end, 1.5.
+    replayed = replay([5, 7, 90, 6], [0, 0.5, 0.7, 1.5],
+                      FixedBoundaries([50], 32),
+                      1)
+    self.assertEqual([1, 0.5, 0.8, 0], [round(w, 9) for w in replayed.waits])
+    self.assertEqual([(2, 7, 12), (1, 90, 90), (1, 6, 6)],
+                     [(b.count, b.longest, b.real) for b in replayed.batches])
+
+  def test_policy_is_not_changed(self):
+    lengths, times = _trace(200)
+    policy = PricedWindow(_COST, 8)
+    first = replay(lengths, times, policy, 1)
+    self.assertEqual(first, replay(lengths, times, policy, 1))
+
+  def test_nothing_arrives(self):
+    self.assertEqual([], replay([], [], PricedWindow(_COST, 8), 1).batches)
+
+  def test_times_that_descend_or_are_missing(self):
+    policy = FixedBoundaries([], 8)
+    with self.assertRaisesRegex(ValueError, 'from 2 to 1 at index 2'):
+      replay([1, 1, 1], [0, 2, 1], policy, 1)
+    with self.assertRaisesRegex(ValueError, '3 lengths have 2 times'):
+      replay([1, 1, 1], [0, 2], policy, 1)
+
+
+if __name__ == '__main__':
+  unittest.main()
