@@ -17,6 +17,7 @@
 
 """Checks of batching parameters, and of what a user's functions return."""
 
+import difflib
 import math
 import numbers
 import operator
@@ -25,7 +26,12 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ['CheckedFn', 'check_parameters', 'checked', 'one']
+__all__ = [
+    'CheckedFn', 'check_known_arguments', 'check_parameters', 'checked', 'one'
+]
+
+# More than a length of anything in memory, and a batch's sum still fits 64 bits.
+_LARGEST = 1 << 40
 
 
 def one(unused_element: Any) -> int:
@@ -85,6 +91,22 @@ def _check_boundaries(owner: str, boundaries: Iterable[float] | None) -> None:
         'ascending, and must not name a boundary twice.')
 
 
+def check_known_arguments(
+    owner: str, arguments: Iterable[str], known: Iterable[str]) -> None:
+  """Refuses keyword arguments that nothing looks at.
+
+  Raises:
+    TypeError: if an argument is not known; the message names a similar one.
+  """
+  known = sorted(known)
+  for name in arguments:
+    if name in known:
+      continue
+    similar = difflib.get_close_matches(name, known, 1)
+    hint = f'Did you mean {similar[0]!r}?' if similar else 'Leave it out.'
+    raise TypeError(f'{owner}: unknown argument {name!r}. {hint}')
+
+
 class CheckedFn:
   """Calls a function of an element and checks what it returns.
 
@@ -104,8 +126,15 @@ class CheckedFn:
     self._strict = strict
 
   def __call__(self, element: Any) -> int:
-    value = self._fn(element)
-    if type(value) is int and value >= 0:  # pylint: disable=unidiomatic-typecheck
+    try:
+      value = self._fn(element)
+    except Exception as e:
+      if not self._strict:
+        raise
+      raise ValueError(
+          f'{self._owner}: {self._name} failed for the element '
+          f'{element!r:.200}: {e!r}') from e
+    if type(value) is int and 0 <= value <= _LARGEST:  # pylint: disable=unidiomatic-typecheck
       return value
     return self._check(value, element)
 
@@ -114,13 +143,13 @@ class CheckedFn:
       if self._strict:
         # An integer of any type, a tensor of one integer among them.
         size = operator.index(value)
-        if size >= 0:
+        if 0 <= size <= _LARGEST:
           return size
       elif value <= 0 or value > 0:  # Neither holds for NaN.
         return value
     except TypeError:
       pass
-    must = 'an int of 0 or more' if self._strict else 'a number'
+    must = 'an int from 0 to 2**40' if self._strict else 'a number'
     raise ValueError(
         f'{self._owner}: {self._name} returned {value!r} for the element '
         f'{element!r:.200}. It must return {must}.')

@@ -97,7 +97,7 @@ class CheckedFnTest(unittest.TestCase):
       self.assertIs(value, self._returning(value, strict=False)('abc'))
       self._refused(value, strict=True)
 
-  @given(st.integers(0))
+  @given(st.integers(0, 1 << 40))
   def test_lengths_pass(self, length):
     self.assertEqual(length, self._returning(length)('abc'))
 

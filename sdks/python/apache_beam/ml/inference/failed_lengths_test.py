@@ -1,0 +1,99 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+import math
+import unittest
+
+import apache_beam as beam
+from apache_beam.ml.inference import base
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that
+from apache_beam.testing.util import equal_to
+
+_FLAG = '--experiments=smart_bucketing'
+# What a length function may get wrong, by element.
+_WRONG = {
+    'none': None,
+    'float': 1.5,
+    'nan': math.nan,
+    'negative': -1,
+    'huge': 1 << 62,
+}
+
+
+def _length(text):
+  if text == 'raises':
+    raise KeyError('no such token')
+  return _WRONG.get(text, len(text))
+
+
+class _Upper(base.ModelHandler[str, str, None]):
+  def load_model(self):
+    return None
+
+  def run_inference(self, batch, model, inference_args=None):
+    if 'bad' in batch:
+      raise ValueError('bad')
+    return [text.upper() for text in batch]
+
+
+def _handler(keyed):
+  handler = _Upper(batch_length_fn=_length, max_batch_size=1)
+  return base.KeyedModelHandler(handler) if keyed else handler
+
+
+class FailedLengthsTest(unittest.TestCase):
+  def _check(self, keyed):
+    def element(text):
+      return (1, text) if keyed else text
+
+    def describe(failed):
+      (failed_element, ), (error, message, _) = failed
+      return failed_element, error.__name__, 'BatchElements' not in message
+
+    texts = ['x', 'bad', 'raises', *_WRONG, 'yy']
+    options = PipelineOptions([_FLAG])
+    with TestPipeline(runner='FnApiRunner', options=options) as p:
+      results, other = (
+          p
+          | beam.Create([element(text) for text in texts])
+          | base.RunInference(_handler(keyed)).with_exception_handling())
+      assert_that(results, equal_to([element('X'), element('YY')]))
+      assert_that(
+          other.failed_inferences | beam.Map(describe),
+          equal_to([(element(text), 'ValueError', True)
+                    for text in ('bad', 'raises', *_WRONG)]),
+          label='failed')
+
+  def test_fail_alone_as_other_failed_batches(self):
+    self._check(keyed=False)
+
+  def test_of_keyed_examples(self):
+    self._check(keyed=True)
+
+  def test_without_exception_handling_the_error_names_the_element(self):
+    for text, message in (('raises', "failed for the element 'raises': KeyErr"),
+                          ('huge', "returned 4611686018427387904 .*'huge'")):
+      with self.assertRaisesRegex(Exception, f'length_fn {message}'):
+        options = PipelineOptions([_FLAG])
+        with TestPipeline(runner='FnApiRunner', options=options) as p:
+          _ = p | beam.Create([text]) | base.RunInference(_handler(False))
+
+
+if __name__ == '__main__':
+  unittest.main()
