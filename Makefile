@@ -60,7 +60,7 @@ prefixes-new: build ## Test the prefixes that were not green yet
 	@$(VENV) -m tools.prefixes
 
 bench: build ## Benchmarks against the released SDK, in build/bench-*.json (TRACE=csv)
-	@$(VENV) -m tools.bench overhead
+	@$(VENV) -m tools.bench overhead $(if $(TRACE),--trace=$(TRACE))
 	@$(VENV) -m tools.bench policy $(if $(TRACE),--trace=$(TRACE))
 	@$(VENV) -m tools.bench model
 

@@ -38,7 +38,9 @@ _SEED = 0
 
 def overhead(layout: Layout, args) -> tuple[str, dict]:
   from tools.bench import overhead as part
-  figures = part.run(layout, args.pairs)
+  from tools.bench.policy import read_lengths
+  lengths = read_lengths(args.trace, args.column) if args.trace else []
+  figures = part.run(layout, args.pairs, lengths)
   return part.table(figures), {
       'figures': [dataclasses.asdict(figure) for figure in figures]
   }
@@ -88,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--pairs', type=int, default=7)
   parser.add_argument('--texts', type=int, default=600, help='for model')
   parser.add_argument(
-      '--trace', type=Path, help='a CSV of arrivals, for policy')
+      '--trace', type=Path, help='a CSV of arrivals, for overhead and policy')
   parser.add_argument('--column', default='ContextTokens')
   parser.add_argument('--time_column', default='TIMESTAMP')
   args = parser.parse_args(argv)

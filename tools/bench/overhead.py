@@ -56,14 +56,20 @@ class Figure:
         f'{max(self.micros):.2f} | {ratio} |')
 
 
-def run(layout: Layout, pairs: int) -> list[Figure]:
-  """Runs the pairs, released source first."""
+def run(layout: Layout, pairs: int, lengths: list[int]) -> list[Figure]:
+  """Runs the pairs, released source first, on lengths drawn from those given;
+  without any, on those that the microbenchmark makes up."""
   pristine = _pristine_source(layout)
   sources = {'released': pristine, 'series': layout.beam / 'sdks' / 'python'}
+  options = []
+  if lengths:
+    drawn = layout.build / 'bench-lengths.txt'
+    drawn.write_text(''.join(f'{length}\n' for length in lengths))
+    options = ['--lengths', str(drawn)]
   micros: dict[tuple[str, str], list[float]] = {}
   for _ in range(pairs):
     for name, source in sources.items():
-      for benchmark, value in _measure(source).items():
+      for benchmark, value in _measure(source, options).items():
         micros.setdefault((benchmark, name), []).append(value)
   return [Figure(*key, values) for key, values in sorted(micros.items())]
 
@@ -90,16 +96,17 @@ def _pristine_source(layout: Layout) -> Path:
   return source
 
 
-def _measure(source: Path) -> dict[str, float]:
+def _measure(source: Path, options: list[str]) -> dict[str, float]:
   module = _BENCHMARK.removesuffix('.py').replace('/', '.')
-  done = subprocess.run([sys.executable, '-m', module, '--num_runs', '5'],
-                        cwd=source,
-                        env={
-                            **os.environ, 'PYTHONPATH': str(source)
-                        },
-                        capture_output=True,
-                        text=True,
-                        check=False)
+  done = subprocess.run(
+      [sys.executable, '-m', module, '--num_runs', '5', *options],
+      cwd=source,
+      env={
+          **os.environ, 'PYTHONPATH': str(source)
+      },
+      capture_output=True,
+      text=True,
+      check=False)
   if done.returncode:
     raise ToolError(f'{module} failed in {source}:\n{done.stderr}')
   matches = map(_LINE.match, done.stdout.splitlines())

@@ -19,10 +19,11 @@
 
 Times a DoFn per element, without a runner and with a consumer that does
 nothing: in the global window, without and with element_size_fn, in fixed
-windows, and grouped by length, where this release can. The lengths are heavy-tailed, as those of prompts are.
+windows, and grouped by length, where this release can. The lengths are drawn
+from a file, or else heavy-tailed, as those of prompts are.
 
 Run as
-  python -m apache_beam.tools.batch_elements_microbenchmark
+  python -m apache_beam.tools.batch_elements_microbenchmark [--lengths FILE]
 """
 
 # pytype: skip-file
@@ -37,10 +38,15 @@ from apache_beam.transforms import window
 
 _BATCH_SIZE = 32
 
+# Lengths to draw from.
+_drawn = []
+
 
 def _lengths(size, seed=0):
-  # Log-normal, median 150 and 99th percentile 2,500.
   rng = random.Random(seed)
+  if _drawn:
+    return rng.choices(_drawn, k=size)
+  # Log-normal, median 150 and 99th percentile 2,500.
   return [1 + int(rng.lognormvariate(5, 1.2)) for _ in range(size)]
 
 
@@ -124,5 +130,9 @@ if __name__ == '__main__':
   parser = argparse.ArgumentParser()
   parser.add_argument('--num_runs', type=int, default=20)
   parser.add_argument('--num_elements', type=int, default=100_000)
+  parser.add_argument('--lengths', help='a file with a length in each line')
   args = parser.parse_args()
+  if args.lengths:
+    with open(args.lengths, encoding='utf-8') as file:
+      _drawn += map(int, file)
   run_benchmark(args.num_runs, args.num_elements)

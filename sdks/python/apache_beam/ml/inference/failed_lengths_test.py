@@ -24,8 +24,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
+from apache_beam.transforms.batching.options import BatchingOptions
 
-_FLAG = '--experiments=smart_bucketing'
 # What a length function may get wrong, by element.
 _WRONG = {
     'none': None,
@@ -34,6 +34,11 @@ _WRONG = {
     'negative': -1,
     'huge': 1 << 62,
 }
+
+
+def _pipeline():
+  options = PipelineOptions(['--experiments=smart_bucketing'])
+  return TestPipeline(runner='FnApiRunner', options=options)
 
 
 def _length(text):
@@ -67,8 +72,7 @@ class FailedLengthsTest(unittest.TestCase):
       return failed_element, error.__name__, 'BatchElements' not in message
 
     texts = ['x', 'bad', 'raises', *_WRONG, 'yy']
-    options = PipelineOptions([_FLAG])
-    with TestPipeline(runner='FnApiRunner', options=options) as p:
+    with _pipeline() as p:
       results, other = (
           p
           | beam.Create([element(text) for text in texts])
@@ -86,12 +90,26 @@ class FailedLengthsTest(unittest.TestCase):
   def test_of_keyed_examples(self):
     self._check(keyed=True)
 
+  def test_a_refused_element_fails_alone(self):
+    handler = _Upper(batch_length_fn=len)
+    options = BatchingOptions(max_padded_size=2, oversized='refuse')
+    with _pipeline() as p:
+      results, other = (
+          p
+          | beam.Create(['x', 'yyy'])
+          | base.RunInference(
+              handler, batching_options=options).with_exception_handling())
+      assert_that(results, equal_to(['X']))
+      assert_that(
+          other.failed_inferences | beam.Map(lambda failed: failed[0]),
+          equal_to([['yyy']]),
+          label='failed')
+
   def test_without_exception_handling_the_error_names_the_element(self):
     for text, message in (('raises', "failed for the element 'raises': KeyErr"),
                           ('huge', "returned 4611686018427387904 .*'huge'")):
       with self.assertRaisesRegex(Exception, f'length_fn {message}'):
-        options = PipelineOptions([_FLAG])
-        with TestPipeline(runner='FnApiRunner', options=options) as p:
+        with _pipeline() as p:
           _ = p | beam.Create([text]) | base.RunInference(_handler(False))
 
 

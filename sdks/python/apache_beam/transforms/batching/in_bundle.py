@@ -22,13 +22,10 @@ import dataclasses
 import time
 import uuid
 from collections.abc import Callable
-from collections.abc import Mapping
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
-from apache_beam.options.pipeline_options import DebugOptions
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.batching.cost_model import shared_cost_model
 from apache_beam.transforms.batching.least_cost import padded_size
 from apache_beam.transforms.batching.lookahead import Limits
@@ -36,88 +33,16 @@ from apache_beam.transforms.batching.lookahead import cut_into_runs
 from apache_beam.transforms.batching.lookahead import gap
 from apache_beam.transforms.batching.memory import approximate_bytes
 from apache_beam.transforms.batching.metrics import BatchingMetrics
+from apache_beam.transforms.batching.opt_in import default_options
 from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.transforms.core import DoFn
 from apache_beam.utils import windowed_value
 
-__all__ = ['EXPERIMENT', 'LengthBatchingDoFn', 'is_enabled']
+__all__ = ['LengthBatchingDoFn']
 
-EXPERIMENT = 'smart_bucketing'
 # By how much a batch may be larger than the largest before it, while the cost
 # of such batches is not known; as in BatchElements' estimator.
 _MAX_GROWTH_FACTOR = 2
-
-
-def is_enabled(
-    pipeline_options: PipelineOptions,
-    batching_options: BatchingOptions | None,
-    transform: str) -> bool:
-  """Whether the pipeline asked for length-aware batching.
-
-  Raises:
-    ValueError: if the transform was given options that would have no effect.
-  """
-  debug_options = pipeline_options.view_as(DebugOptions)
-  enabled = debug_options.lookup_experiment(EXPERIMENT) is True
-  if batching_options is not None and not enabled:
-    raise ValueError(
-        f'{transform}: BatchingOptions need --experiments={EXPERIMENT}. Start '
-        'the pipeline with it, or leave the options out.')
-  return enabled
-
-
-def check_options(
-    options: BatchingOptions | None,
-    length_fn: Callable[[Any], int] | None,
-    min_batch_size: int,
-    max_batch_duration_secs: float | None,
-    bucket_boundaries: Sequence[int] | None) -> None:
-  """Refuses options that could not have their effect in BatchElements.
-
-  Raises:
-    ValueError: if another parameter is missing or contradicts them.
-  """
-  if options is None:
-    return
-  if length_fn is None:
-    raise ValueError(
-        'BatchElements: options requires length_fn to be set '
-        '(batch_length_fn of a ModelHandler).')
-  if max_batch_duration_secs is not None:
-    raise ValueError(
-        'BatchElements: options group within a bundle, but '
-        f'max_batch_duration_secs={max_batch_duration_secs!r} batches across '
-        'bundles. Leave one of them out.')
-  if min_batch_size > options.max_buffered_elements:
-    raise ValueError(
-        f'BatchElements: min_batch_size={min_batch_size!r} is more than '
-        'BatchingOptions(max_buffered_elements='
-        f'{options.max_buffered_elements!r}) holds. Raise the latter.')
-  largest = options.max_padded_size
-  if largest and bucket_boundaries and max(bucket_boundaries) > largest:
-    raise ValueError(
-        f'BatchElements: the bucket from {max(bucket_boundaries)!r} of '
-        'bucket_boundaries holds no element within BatchingOptions('
-        f'max_padded_size={largest!r}). Leave that boundary out, or raise the '
-        'limit.')
-
-
-def default_options(min_batch_size: int) -> BatchingOptions:
-  """What holds without options: room for some batches to choose from."""
-  held = BatchingOptions().max_buffered_elements
-  return BatchingOptions(max_buffered_elements=max(held, 8 * min_batch_size))
-
-
-def options_with_metrics(
-    options: BatchingOptions | None,
-    batch_elements_kwargs: Mapping[str, Any],
-    namespace: str) -> BatchingOptions | None:
-  """Options whose metrics are in a namespace, where they have an effect."""
-  kwargs = batch_elements_kwargs
-  if not kwargs.get('length_fn') or kwargs.get('max_batch_duration_secs'):
-    return options
-  options = options or default_options(kwargs.get('min_batch_size') or 1)
-  return dataclasses.replace(options, metrics_namespace=namespace)
 
 
 @dataclasses.dataclass(slots=True)
@@ -200,7 +125,7 @@ class LengthBatchingDoFn(DoFn):
     self._elements = self._bytes = 0
 
   def process(self, element, window=DoFn.WindowParam):
-    held = self._measure(element)
+    held = self.measure(element)
     self._by_window[window].append(held)
     if self._metrics:
       self._arrived[window].append(held.length)
@@ -217,7 +142,12 @@ class LengthBatchingDoFn(DoFn):
   def finish_bundle(self):
     yield from self._emit('bundle_end', 0, 0)
 
-  def _measure(self, element):
+  def measure(self, element):
+    """What the choice of an element's batch needs.
+
+    Raises:
+      ValueError: if it cannot be told, or the element is refused.
+    """
     held = _Held(
         self._length_fn(element),
         [fn(element) if fn else 1 for fn, _ in self._sums],

@@ -71,6 +71,7 @@ def validate_padding_args(
 class _PaddedInferenceFn:
   """An inference function on padded tensors. Pickles if the inner one does."""
   def __init__(self, inference_fn, options, handler, keyed):
+    self.options = options
     self._inference_fn = inference_fn
     self._handler = handler
     self._mask = options.mask

@@ -31,6 +31,9 @@ __all__ = ['PaddingOptions']
 class PaddingOptions:
   """How a model handler pads tensors along their first dimension.
 
+  With --experiments=smart_bucketing tensors of similar length are batched
+  together, without a batch_length_fn: the handler knows the length it pads.
+
   A result does not depend on the other examples of its batch if the model
   ignores padded positions, which most models do only by means of a mask.
 

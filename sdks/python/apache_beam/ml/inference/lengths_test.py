@@ -1,0 +1,114 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+import unittest
+from types import SimpleNamespace
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+import apache_beam as beam
+from apache_beam.ml.inference import base
+from apache_beam.ml.inference import lengths
+from apache_beam.ml.inference.padding import PaddingOptions
+from apache_beam.ml.inference.padding import padded
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.batching.options import BatchingOptions
+
+
+class _KnowsLengths(base.ModelHandler[str, str, None]):
+  def get_length_fn(self, inference_args):
+    return len
+
+
+class _DoesNotPad(base.ModelHandler[str, str, None]):
+  def pads_batches(self):
+    return False
+
+
+def _known(handler, options=None):
+  return lengths.with_known_length(
+      handler, handler.batch_elements_kwargs(), None, options, 'RunInference')
+
+
+class KnownLengthTest(unittest.TestCase):
+  def test_wrapped_handlers_know_what_the_inner_one_knows(self):
+    inner = _KnowsLengths()
+    for handler in (inner,
+                    base.KeyedModelHandler(inner),
+                    base.MaybeKeyedModelHandler(inner),
+                    inner.with_preprocess_fn(str).with_postprocess_fn(str),
+                    base.KeyedModelHandler(inner).with_preprocess_fn(str)):
+      self.assertEqual(_known(handler), {'length_fn': len})
+
+  def test_several_models_know_nothing(self):
+    mappings = [base.KeyModelMapping(['a'], _KnowsLengths())]
+    self.assertEqual(_known(base.KeyedModelHandler(mappings)), {})
+
+  def test_batch_length_fn_wins(self):
+    own = lambda text: 1
+    self.assertEqual(
+        _known(_KnowsLengths(batch_length_fn=own)), {'length_fn': own})
+
+  def test_nothing_to_gain_without_padding(self):
+    handler = _DoesNotPad(
+        batch_length_fn=len, batch_bucket_boundaries=[8], max_batch_size=4)
+    self.assertEqual(_known(handler), {'max_batch_size': 4})
+
+  def test_options_without_effect(self):
+    for handler, message in ((_DoesNotPad(), 'does not pad.*Leave them out'),
+                             (base.ModelHandler(), 'Give it a batch_length_fn')):
+      pipeline = beam.Pipeline(
+          options=PipelineOptions(['--experiments=smart_bucketing']))
+      with self.assertRaisesRegex(ValueError, f'RunInference: .*{message}'):
+        _ = pipeline | beam.Create(['a']) | base.RunInference(
+            handler, batching_options=BatchingOptions())
+
+
+class LengthOfTensorsTest(unittest.TestCase):
+  @given(st.lists(st.integers(0, 9), max_size=3))
+  def test_of_one(self, shape):
+    length_fn = lengths.of_tensors(print, None, None)
+    self.assertEqual(length_fn(np.empty(shape)), shape[0] if shape else 1)
+
+  def test_of_keys(self):
+    example = {
+        'ids': np.empty(5), 'pixels': np.empty((7, 2)), 'id': np.empty(())
+    }
+    self.assertEqual(lengths.of_tensors(print, None, None)(example), 7)
+    fn = padded(
+        print, PaddingOptions(sequence_keys=('ids', )), 'H', keyed=True)
+    self.assertEqual(lengths.of_tensors(fn, print, None)(example), 5)
+
+  def test_tensors_of_one_shape_have_nothing_to_gain(self):
+    self.assertIsNone(lengths.of_tensors(print, print, None))
+    self.assertIsNone(lengths.of_tensors(None, None, None))
+
+  def test_what_is_generated_is_added(self):
+    config = SimpleNamespace(max_new_tokens=20)
+    for args, expected in (({'max_new_tokens': 6}, 8),
+                           ({'generation_config': config}, 22),
+                           ({'max_new_tokens': 6,
+                             'generation_config': config}, 8),
+                           ({'generation_config': None}, 2), ({}, 2)):
+      self.assertEqual(
+          lengths.of_tensors(print, None, args)(np.empty(2)), expected)
+
+
+if __name__ == '__main__':
+  unittest.main()

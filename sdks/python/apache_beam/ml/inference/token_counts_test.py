@@ -1,0 +1,184 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+import os
+import pickle
+import tempfile
+import unittest
+
+import apache_beam as beam
+from apache_beam.ml.inference import base
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that
+from apache_beam.testing.util import equal_to
+
+try:
+  import torch
+  from tokenizers import Tokenizer
+  from tokenizers import models
+  from tokenizers import pre_tokenizers
+  from transformers import AutoModelForCausalLM
+  from transformers import AutoModelForSequenceClassification
+  from transformers import BertConfig
+  from transformers import GPT2Config
+  from transformers import PreTrainedTokenizerFast
+
+  from apache_beam.ml.inference.huggingface_inference import HuggingFacePipelineModelHandler
+  from apache_beam.ml.inference.huggingface_inference import PipelineTask
+  from apache_beam.ml.inference.token_counts import TokenCount
+except ImportError:
+  raise unittest.SkipTest('PyTorch and transformers are not installed.')
+
+_TEMPLATE = '{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}'
+
+
+def _tokenizer():
+  """Words of letters, parted by spaces; the end of a text is no token."""
+  vocab = {'[PAD]': 0, '[UNK]': 1, 'word': 2, 'user': 3}
+  tokenizer = Tokenizer(models.WordLevel(vocab, unk_token='[UNK]'))
+  tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+  return PreTrainedTokenizerFast(
+      tokenizer_object=tokenizer,
+      unk_token='[UNK]',
+      pad_token='[PAD]',
+      padding_side='left',
+      chat_template=_TEMPLATE,
+      model_max_length=40,
+      model_input_names=['input_ids', 'attention_mask'])
+
+
+def _text(words):
+  return ' '.join(['word'] * words)
+
+
+def _batch_shape(batch, pipeline, inference_args):
+  """Answers each text with the shapes that the model saw."""
+  shapes = []
+  handle = pipeline.model.register_forward_pre_hook(
+      lambda module, args, kwargs: shapes.append(
+          tuple(kwargs['input_ids'].shape)),
+      with_kwargs=True)
+  list(pipeline(batch, **inference_args))
+  handle.remove()
+  return [shapes[0]] * len(batch)
+
+
+class TokenCountTest(unittest.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    directory = tempfile.TemporaryDirectory()
+    cls.addClassCleanup(directory.cleanup)
+    cls.directory = directory.name
+    torch.manual_seed(0)
+    bert = BertConfig(
+        vocab_size=8,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8)
+    gpt2 = GPT2Config(
+        vocab_size=8, n_embd=8, n_layer=1, n_head=2, n_positions=64)
+    for name, model_class, config in [
+        ('classes', AutoModelForSequenceClassification, bert),
+        ('text', AutoModelForCausalLM, gpt2)]:
+      model_class.from_config(config).save_pretrained(cls.path(name))
+      _tokenizer().save_pretrained(cls.path(name))
+
+  @classmethod
+  def path(cls, name):
+    return os.path.join(cls.directory, name)
+
+  def handler(self, task='text-classification', name='classes', **kwargs):
+    kwargs = {'use_pipeline_batching': True, **kwargs}
+    return HuggingFacePipelineModelHandler(
+        task, self.path(name), device='CPU', **kwargs)
+
+  def test_forms_of_an_input(self):
+    count = TokenCount(_tokenizer())
+    chat = [{
+        'role': 'user', 'content': _text(5)
+    }, {
+        'role': 'user', 'content': _text(2)
+    }]
+    for example, expected in (
+        ('', 0), (_text(7), 7), (chat, 9),
+        ({'question': _text(3), 'context': _text(4)}, 7),
+        ([_text(3), _text(4)], 7),
+        (_text(41), 40)):
+      self.assertEqual(count(example), expected, example)
+    self.assertEqual(TokenCount(_tokenizer(), longest=9)(_text(41)), 9)
+
+  def test_neither_a_text_nor_texts(self):
+    with self.assertRaises(TypeError):
+      TokenCount(_tokenizer())(5)
+
+  def test_loads_once_in_the_worker(self):
+    count = pickle.loads(pickle.dumps(TokenCount(self.path('classes'))))
+    self.assertEqual(count(_text(3)), 3)
+    self.assertEqual(TokenCount(self.path('classes'))(_text(4)), 4)
+
+  def test_what_is_generated_is_added(self):
+    for handler, args in (
+        (self.handler('text-generation', 'text'), {'max_new_tokens': 5}),
+        (self.handler(
+            'text-generation',
+            'text',
+            load_pipeline_args={'max_new_tokens': 5}), None)):
+      self.assertEqual(handler.get_length_fn(args)(_text(3)), 8)
+
+  def test_a_task_by_its_enum(self):
+    for task in (PipelineTask.TextClassification, 'translation_de_to_en'):
+      self.assertIsNotNone(self.handler(task).get_length_fn(None))
+
+  def test_pipelines_whose_lengths_are_not_known(self):
+    for handler in (self.handler(use_pipeline_batching=False),
+                    self.handler('image-classification'),
+                    HuggingFacePipelineModelHandler('text-classification',
+                                                    use_pipeline_batching=True),
+                    HuggingFacePipelineModelHandler(
+                        model=self.path('classes'),
+                        use_pipeline_batching=True)):
+      self.assertIsNone(handler.get_length_fn(None))
+
+  def _check(self, handler, inference_args, expected):
+    options = PipelineOptions(['--experiments=smart_bucketing'])
+    with TestPipeline(runner='FnApiRunner', options=options) as p:
+      results = (
+          p | beam.Create([[9, 1, 8, 2]])
+          | beam.FlatMap(lambda lengths: [_text(n) for n in lengths])
+          | base.RunInference(handler, inference_args=inference_args)
+          | beam.Map(lambda r: (len(r.example.split()), r.inference)))
+      assert_that(results, equal_to(expected))
+
+  def test_texts_are_grouped_by_tokens(self):
+    for task, name, args in (
+        ('text-classification', 'classes', None),
+        ('text-generation', 'text', {'max_new_tokens': 2})):
+      handler = self.handler(
+          task,
+          name,
+          inference_fn=_batch_shape,
+          min_batch_size=2,
+          max_batch_size=2)
+      with self.subTest(task):
+        self._check(
+            handler, args, [(9, (2, 9)), (8, (2, 9)), (1, (2, 2)), (2, (2, 2))])
+
+
+if __name__ == '__main__':
+  unittest.main()
