@@ -55,6 +55,44 @@ with beam.Pipeline(options=PipelineOptions(flags)) as p:
    | beam.io.WriteToText(out, num_shards=1, shard_name_template=''))
 '''
 
+# Elements come every 50 ms for 6 s and wait for at most 2 s.
+_STREAMING = '''
+import json, sys, time
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms import window
+from apache_beam.transforms.periodicsequence import PeriodicImpulse
+
+
+class Arrive(beam.DoFn):
+  def process(self, at, start):
+    i = round((float(at) - start) / 0.05)
+    yield i, 1 + 37 * i % 100, time.time()
+
+
+class Describe(beam.DoFn):
+  def process(self, batch, timestamp=beam.DoFn.TimestampParam):
+    now = time.time()
+    yield json.dumps([[i for i, _, _ in batch], [n for _, n, _ in batch],
+                      max(now - at for _, _, at in batch), float(timestamp)])
+
+
+out, *flags = sys.argv[1:]
+start = time.time()
+with beam.Pipeline(options=PipelineOptions(flags)) as p:
+  (p
+   | PeriodicImpulse(start, start + 6, 0.05)
+   | beam.ParDo(Arrive(), start)
+   | beam.WindowInto(window.FixedWindows(4))
+   | beam.BatchElements(max_batch_size=8, length_fn=lambda e: e[1],
+                        max_batch_duration_secs=2)
+   | beam.ParDo(Describe())
+   | beam.WithKeys(None)
+   | beam.GroupByKey()
+   | beam.FlatMap(lambda pair: [print(line, file=open(out, 'a'))
+                                for line in pair[1]]))
+'''
+
 
 @pytest.fixture(name='prism')
 def _prism():
@@ -65,9 +103,9 @@ def _prism():
   return _PRISM
 
 
-def test_batches_by_length_on_prism(prism: Path, tmp_path: Path):
+def _run(prism: Path, tmp_path: Path, pipeline: str, *flags: str) -> list:
   script = tmp_path / 'pipeline.py'
-  script.write_text(_PIPELINE, encoding='utf-8')
+  script.write_text(pipeline, encoding='utf-8')
   out = tmp_path / 'out.jsonl'
   done = subprocess.run([
       sys.executable,
@@ -75,19 +113,47 @@ def test_batches_by_length_on_prism(prism: Path, tmp_path: Path):
       out,
       '--runner=PrismRunner',
       f'--prism_location={prism}',
-      '--experiments=smart_bucketing'
+      '--experiments=smart_bucketing',
+      *flags
   ],
                         stdout=subprocess.PIPE,
                         stderr=subprocess.STDOUT,
                         text=True,
                         check=False)
   assert done.returncode == 0, done.stdout
-  batches = [json.loads(line) for line in out.read_text().splitlines()]
+  return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def _padding_ratio(batches: list[list[int]]) -> float:
+  return sum(max(b) * len(b) for b in batches) / sum(map(sum, batches))
+
+
+def test_batches_by_length_on_prism(prism: Path, tmp_path: Path):
+  batches = _run(prism, tmp_path, _PIPELINE)
   assert sorted(i for ids, _, _ in batches for i in ids) == list(range(200))
   for ids, lengths, start in batches:
     assert {100 * (i // 100) for i in ids} == {start}
     assert len(lengths) <= 8
     assert len(lengths) == 1 or max(lengths) * len(lengths) <= 400
-  real = sum(sum(lengths) for _, lengths, _ in batches)
-  padded = sum(max(lengths) * len(lengths) for _, lengths, _ in batches)
-  assert padded / real < 1.15
+  assert _padding_ratio([lengths for _, lengths, _ in batches]) < 1.15
+
+
+def test_elements_wait_across_bundles_on_prism(prism: Path, tmp_path: Path):
+  text = _PIPELINE.replace('8, 8, length_fn', '1, 8, length_fn').replace(
+      'options=B', 'max_batch_duration_secs=60, options=B')
+  batches = _run(prism, tmp_path, text)
+  assert sorted(i for ids, _, _ in batches for i in ids) == list(range(200))
+  for ids, lengths, start in batches:
+    assert {100 * (i // 100) for i in ids} == {start}
+    assert len(lengths) == 1 or max(lengths) * len(lengths) <= 400
+  assert _padding_ratio([lengths for _, lengths, _ in batches]) < 1.3
+
+
+def test_no_wait_exceeds_the_deadline_in_streaming(prism: Path, tmp_path: Path):
+  # Behind a GroupByKey that drops what is late.
+  batches = _run(prism, tmp_path, _STREAMING, '--streaming')
+  found = sorted(i for ids, _, _, _ in batches for i in ids)
+  assert found == list(range(len(found))) and len(found) >= 119
+  assert max(len(ids) for ids, _, _, _ in batches) > 1
+  # A busy machine fires timers late; two deadlines would be 4 s.
+  assert max(wait for _, _, wait, _ in batches) < 3.9

@@ -78,6 +78,7 @@ def test_readme_shows_the_series_as_it_is():
         'memory.py',
         'offline_bound.py',
         'validation.py',
+        'waiting_room.py',
         'waiting.py'
     ])
 def test_policy_imports_nothing_from_beam(name: str):

@@ -105,18 +105,18 @@ class LengthBatchingDoFn(DoFn):
       record_metrics: bool = True):
     options = options or default_options(min_batch_size)
     self._length_fn = length_fn
-    self._sums = sums
-    self._options = options
-    self._limits = Limits(
+    self.sums = sums
+    self.options = options
+    self.limits = Limits(
         min_batch_size, options.max_padded_size, None, boundaries)
     self._target_secs = target_secs
-    self._clock = clock
-    self._metrics = (
+    self.clock = clock
+    self.metrics = (
         BatchingMetrics(options.metrics_namespace) if record_metrics else None)
     self._key = uuid.uuid4().hex
 
   def setup(self):
-    self._model = shared_cost_model(self._key)
+    self.model = shared_cost_model(self._key)
 
   def start_bundle(self):
     self._by_window = collections.defaultdict(list)
@@ -127,17 +127,17 @@ class LengthBatchingDoFn(DoFn):
   def process(self, element, window=DoFn.WindowParam):
     held = self.measure(element)
     self._by_window[window].append(held)
-    if self._metrics:
+    if self.metrics:
       self._arrived[window].append(held.length)
     self._elements += 1
     self._bytes += held.nbytes
     # Two thirds of it, so that the buffer is not cut anew for each batch.
-    if self._elements >= self._options.max_buffered_elements:
+    if self._elements >= self.options.max_buffered_elements:
       return self._emit(
-          'full', self._options.max_buffered_elements // 3, self._bytes)
-    if self._bytes >= self._options.max_buffered_bytes:
+          'full', self.options.max_buffered_elements // 3, self._bytes)
+    if self._bytes >= self.options.max_buffered_bytes:
       return self._emit(
-          'memory', self._elements, self._options.max_buffered_bytes // 3)
+          'memory', self._elements, self.options.max_buffered_bytes // 3)
 
   def finish_bundle(self):
     yield from self._emit('bundle_end', 0, 0)
@@ -150,11 +150,11 @@ class LengthBatchingDoFn(DoFn):
     """
     held = _Held(
         self._length_fn(element),
-        [fn(element) if fn else 1 for fn, _ in self._sums],
+        [fn(element) if fn else 1 for fn, _ in self.sums],
         approximate_bytes(element),
-        self._clock(),
+        self.clock(),
         element)
-    if self._options.oversized == 'refuse' and self._is_oversized(held):
+    if self.options.oversized == 'refuse' and self._is_oversized(held):
       raise ValueError(
           f'An element of length {held.length} alone exceeds a limit of its '
           f'batch: {element!r:.200}. Raise the limit, or let it go alone with '
@@ -162,30 +162,30 @@ class LengthBatchingDoFn(DoFn):
     return held
 
   def _is_oversized(self, held):
-    largest = self._options.max_padded_size
+    largest = self.options.max_padded_size
     return (largest is not None and held.length > largest) or any(
-        value > limit for value, (_, limit) in zip(held.values, self._sums))
+        value > limit for value, (_, limit) in zip(held.values, self.sums))
 
   def _emit(self, reason, max_elements, max_bytes):
     """Emits batches until no more is held than that, the best first."""
     known, batches = None, []
     while self._elements > max_elements or self._bytes > max_bytes:
       # Later costs differ little, and a cut takes time.
-      if not batches or not self._model.is_settled and known != self._known():
-        known = self._known()
+      if not batches or not self.model.is_settled and known != self.known():
+        known = self.known()
         self._hold(batches)
         batches = self._cut(*known)
       yield from self._emit_one(batches.pop(), reason)
     self._hold(batches)
 
-  def _known(self):
+  def known(self):
     """The cost, and the most elements of a batch while it is being learned."""
-    if self._options.cost:
-      return self._options.cost, None
-    most = _MAX_GROWTH_FACTOR * self._model.largest_count
-    most = max(1, self._limits.min_batch_size, most)
-    grown = most >= self._sums[0][1]
-    return self._model.cost(), None if grown else most
+    if self.options.cost:
+      return self.options.cost, None
+    most = _MAX_GROWTH_FACTOR * self.model.largest_count
+    most = max(1, self.limits.min_batch_size, most)
+    grown = most >= self.sums[0][1]
+    return self.model.cost(), None if grown else most
 
   def _hold(self, batches):
     for batch in batches:
@@ -193,8 +193,8 @@ class LengthBatchingDoFn(DoFn):
 
   def _cut(self, cost, most_elements):
     """Takes all that is held as batches; the last wastes and costs least."""
-    limits = self._limits
-    learned = not self._options.cost and self._model.is_learned
+    limits = self.limits
+    learned = not self.options.cost and self.model.is_learned
     # Only a cost that was learned is in seconds.
     if learned and self._target_secs is not None:
       limits = dataclasses.replace(limits, max_variable_cost=self._target_secs)
@@ -202,13 +202,13 @@ class LengthBatchingDoFn(DoFn):
     for window, held in self._by_window.items():
       held.sort(key=attrgetter('length'))
       sums = [([h.values[i] for h in held], limit)
-              for i, (_, limit) in enumerate(self._sums)]
+              for i, (_, limit) in enumerate(self.sums)]
       if most_elements is not None:
         sums.append(([1] * len(held), most_elements))
       lengths = [h.length for h in held]
       runs = cut_into_runs(lengths, cost, sums, limits)
-      if self._metrics:
-        self._metrics.cut(len(held), gap(runs, lengths, cost, sums, limits))
+      if self.metrics:
+        self.metrics.cut(len(held), gap(runs, lengths, cost, sums, limits))
       batches += [
           _Batch(window, held[run.start:run.end], run.cost, run.waste)
           for run in runs
@@ -219,17 +219,17 @@ class LengthBatchingDoFn(DoFn):
   def _emit_one(self, batch, reason):
     self._elements -= len(batch.held)
     self._bytes -= sum(h.nbytes for h in batch.held)
-    predicted = self._model.is_learned and not self._options.cost
-    before = self._clock()
+    predicted = self.model.is_learned and not self.options.cost
+    before = self.clock()
     yield windowed_value.WindowedValue([h.element for h in batch.held],
                                        batch.window.max_timestamp(),
                                        (batch.window, ))
-    seconds = self._clock() - before
-    if self._metrics:
+    seconds = self.clock() - before
+    if self.metrics:
       self._count(batch, reason, before, seconds)
       if predicted:
-        self._metrics.prediction(batch.cost, seconds)
-    self._model.learn(len(batch.held), batch.held[-1].length, seconds)
+        self.metrics.prediction(batch.cost, seconds)
+    self.model.learn(len(batch.held), batch.held[-1].length, seconds)
 
   def _count(self, batch, reason, left, seconds):
     arrived = self._arrived[batch.window]
@@ -238,8 +238,8 @@ class LengthBatchingDoFn(DoFn):
       del self._arrived[batch.window]
     if len(batch.held) == 1 and self._is_oversized(batch.held[0]):
       reason = 'limit'
-    self._metrics.batch([h.length for h in batch.held],
-                        padded_size(first),
-                        reason,
-                        left - min(h.arrived for h in batch.held),
-                        seconds)
+    self.metrics.batch([h.length for h in batch.held],
+                       padded_size(first),
+                       reason,
+                       left - min(h.arrived for h in batch.held),
+                       seconds)

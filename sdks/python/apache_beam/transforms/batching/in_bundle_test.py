@@ -117,8 +117,6 @@ class BatchElementsByLengthTest(unittest.TestCase):
 
   def test_options_that_contradict_another_parameter(self):
     options = BatchingOptions(max_buffered_elements=8)
-    with self.assertRaisesRegex(ValueError, 'max_batch_duration_secs=60'):
-      BatchElements(length_fn=len, max_batch_duration_secs=60, options=options)
     with self.assertRaisesRegex(ValueError, 'min_batch_size=9.*Raise'):
       BatchElements(9, 9, length_fn=len, options=options)
 

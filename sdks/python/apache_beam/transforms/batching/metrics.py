@@ -36,7 +36,7 @@ __all__ = ['BATCH_ELEMENTS', 'BatchingMetrics', 'REASONS', 'metrics_table']
 BATCH_ELEMENTS = 'BatchElements'
 # Why a batch left: the buffer held as many elements or bytes as it may, the end
 # of the bundle, or that its only element alone exceeds a limit.
-REASONS = ('full', 'memory', 'bundle_end', 'limit')
+REASONS = ('full', 'memory', 'deadline', 'window_end', 'bundle_end', 'limit')
 
 
 class BatchingMetrics:
@@ -99,9 +99,13 @@ class BatchingMetrics:
     self._predicted_rest %= 1
     self._actual_rest %= 1
 
+  def held(self, elements: int) -> None:
+    """Counts how many elements were held when a batch or all of them left."""
+    self._buffered.update(elements)
+
   def cut(self, elements: int, gap: float) -> None:
     """Counts a cut of a buffer and by which part it is dearer than needed."""
-    self._buffered.update(elements)
+    self.held(elements)
     self._gap.update(round(1000 * gap))
 
 
@@ -172,7 +176,7 @@ def _column(values: dict[str, int]) -> dict[str, str]:
 
 
 def _ratio(values, name):
-  return values[f'{name}.sum'] / max(1, values[f'{name}.count'])
+  return values.get(f'{name}.sum', 0) / max(1, values.get(f'{name}.count', 0))
 
 
 def _mean(values, name):

@@ -27,11 +27,14 @@ from apache_beam.internal import pickler
 from apache_beam.options.pipeline_options import DebugOptions
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.core import Windowing
+from apache_beam.transforms.window import NonMergingWindowFn
 
 __all__ = [
     'EXPERIMENT',
     'check_options',
     'check_picklable',
+    'check_windows',
     'default_options',
     'is_enabled',
     'options_with_metrics',
@@ -62,7 +65,6 @@ def check_options(
     options: BatchingOptions | None,
     length_fn: Callable[[Any], int] | None,
     min_batch_size: int,
-    max_batch_duration_secs: float | None,
     bucket_boundaries: Sequence[int] | None) -> None:
   """Refuses options that could not have their effect in BatchElements.
 
@@ -75,11 +77,6 @@ def check_options(
     raise ValueError(
         'BatchElements: options requires length_fn to be set '
         '(batch_length_fn of a ModelHandler).')
-  if max_batch_duration_secs is not None:
-    raise ValueError(
-        'BatchElements: options group within a bundle, but '
-        f'max_batch_duration_secs={max_batch_duration_secs!r} batches across '
-        'bundles. Leave one of them out.')
   if min_batch_size > options.max_buffered_elements:
     raise ValueError(
         f'BatchElements: min_batch_size={min_batch_size!r} is more than '
@@ -92,6 +89,19 @@ def check_options(
         'bucket_boundaries holds no element within BatchingOptions('
         f'max_padded_size={largest!r}). Leave that boundary out, or raise the '
         'limit.')
+
+
+def check_windows(owner: str, windowing: Windowing) -> None:
+  """Refuses windows whose state would have to be merged.
+
+  Raises:
+    ValueError: if windows merge, as sessions do.
+  """
+  if not isinstance(windowing.windowfn, NonMergingWindowFn):
+    raise ValueError(
+        f'{owner}: elements cannot wait for each other across bundles in '
+        f'windows that merge, such as {windowing.windowfn}. Leave '
+        'max_batch_duration_secs out, or window into others first.')
 
 
 def check_picklable(
@@ -121,7 +131,7 @@ def options_with_metrics(
     namespace: str) -> BatchingOptions | None:
   """Options whose metrics are in a namespace, where they have an effect."""
   kwargs = batch_elements_kwargs
-  if not kwargs.get('length_fn') or kwargs.get('max_batch_duration_secs'):
+  if not kwargs.get('length_fn'):
     return options
   options = options or default_options(kwargs.get('min_batch_size') or 1)
   return dataclasses.replace(options, metrics_namespace=namespace)

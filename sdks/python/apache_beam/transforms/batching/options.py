@@ -40,11 +40,15 @@ class BatchingOptions:
       ``'refuse'``, it is an error.
     max_buffered_elements: how many elements of a bundle are held back at most,
       to find neighbours of similar length among them; so no batch holds more.
-      More gives less padding and takes more memory.
+      More gives less padding and takes more memory. With
+      max_batch_duration_secs they are those of a key and a window, in state.
     max_buffered_bytes: how many bytes the elements that are held back take at
       most, by a cheap estimate (``approximate_bytes``).
     cost: what a batch costs, where it is not to be learned from the time that
       batches take. In any unit.
+    hurry: with max_batch_duration_secs, how soon batches leave, from 0, as
+      full as it pays, by way of 0.5, as soon as a batch is as cheap as usual,
+      to 1, at once.
     metrics_namespace: where the metrics are found (``BatchingMetrics``);
       RunInference puts them with those of its model handler.
 
@@ -58,6 +62,7 @@ class BatchingOptions:
   max_buffered_elements: int = 2048
   max_buffered_bytes: int = 256 << 20
   cost: Cost | None = None
+  hurry: float = 0.0
   metrics_namespace: str = 'BatchElements'
 
   def __post_init__(self):
@@ -69,6 +74,9 @@ class BatchingOptions:
       raise ValueError(
           f"BatchingOptions(oversized={self.oversized!r}): must be 'alone' or "
           "'refuse'.")
+    if not 0 <= self.hurry <= 1:
+      raise ValueError(
+          f'BatchingOptions(hurry={self.hurry!r}): must be from 0 to 1.')
     if not isinstance(self.cost, (Cost, type(None))):
       raise TypeError(
           f'BatchingOptions(cost={self.cost!r}): must be a Cost, such as '

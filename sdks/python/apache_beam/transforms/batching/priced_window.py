@@ -107,16 +107,18 @@ class PricedWindow(WaitingPolicy):
     """The full batch around an element with the least padding, if it is little.
     """
     count = self._max_batch_size
+    first, last = max(0, index - count + 1), min(index, len(lengths) - count)
+    if first > last:
+      return None
     best, least = None, 1 + _SPARE
-    for start in range(max(0, index - count + 1),
-                       min(index, len(lengths) - count) + 1):
+    real = sum(lengths[first:first + count])
+    for start in range(first, last + 1):
       longest = lengths[start + count - 1]
-      # The quick look: no batch is better than its first element.
-      if longest <= lengths[start] * 2 and self._is_allowed(count, longest):
-        real = sum(lengths[start:start + count])
-        if longest * count <= least * real:
-          best, least = Leaving(start, start + count), longest * count / max(
-              1, real)
+      if longest * count <= least * real and self._is_allowed(count, longest):
+        best = Leaving(start, start + count)
+        least = longest * count / max(1, real)
+      if start < last:
+        real += lengths[start + count] - lengths[start]
     return best
 
   def _is_allowed(self, count, longest):

@@ -22,10 +22,16 @@ from typing import Any
 from apache_beam import coders
 from apache_beam.pvalue import PCollection
 
-__all__ = ['element_and_count_coders']
+__all__ = ['element_and_count_coders', 'is_old']
 
 # Coders registered for the elements' type are used from this release on.
 BREAKING_CHANGE_VERSION = '2.78.0'
+
+
+def is_old(pcoll: PCollection) -> bool:
+  """Whether the pipeline keeps the state of an earlier release."""
+  options = pcoll.pipeline.options
+  return options.is_compat_version_prior_to(BREAKING_CHANGE_VERSION)
 
 
 def element_and_count_coders(
@@ -39,8 +45,7 @@ def element_and_count_coders(
     pcoll: the input of the transform.
     element_type: the type of what is buffered.
   """
-  options = pcoll.pipeline.options
-  if options.is_compat_version_prior_to(BREAKING_CHANGE_VERSION):
+  if is_old(pcoll):
     fallback = coders.registry.get_coder(pcoll)
     return fallback, fallback
   return coders.registry.get_coder(element_type), coders.VarIntCoder()

@@ -1,0 +1,320 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+import collections
+import dataclasses
+import unittest
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+import apache_beam as beam
+from apache_beam import coders
+from apache_beam.ml.inference import base
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that
+from apache_beam.testing.util import equal_to
+from apache_beam.transforms import trigger
+from apache_beam.transforms import window
+from apache_beam.transforms.batching import across_bundles
+from apache_beam.transforms.batching.least_cost import Cost
+from apache_beam.transforms.batching.metrics import metrics_table
+from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.batching.waiting_room import CELLS
+from apache_beam.transforms.batching.waiting_room import WaitingRoom
+from apache_beam.utils.timestamp import Timestamp
+
+_FLAG = '--experiments=smart_bucketing'
+_WAIT = 10
+_WINDOW = window.IntervalWindow(0, 1000)
+
+
+class _Bag:
+  def __init__(self):
+    self.held = []
+
+  def read(self):
+    return list(self.held)
+
+  def add(self, value):
+    self.held.append(value)
+
+  def clear(self):
+    self.held = []
+
+
+class _Room:
+  """Encodes what it keeps, as between bundles."""
+  encoded = None
+
+  def read(self):
+    return WaitingRoom.decode(self.encoded) if self.encoded else None
+
+  def write(self, room):
+    self.encoded = room.encode()
+
+  def clear(self):
+    self.encoded = None
+
+
+@dataclasses.dataclass
+class _Timer:
+  at: float | None = None
+  cleared: int = 0
+
+  def set(self, at):
+    self.at = float(at)
+
+  def clear(self):
+    self.at = None
+    self.cleared += 1
+
+
+class _Runner:
+  """Stands in for a runner: one key and window, state, and timers that fire
+  when they are told to. Keeps what leaves: elements, timestamp, and when."""
+  def __init__(self, options=None, **kwargs):
+    self.now = 100.0
+    batch = beam.BatchElements(
+        length_fn=lambda element: element[1],
+        max_batch_duration_secs=_WAIT,
+        clock=lambda: self.now,
+        options=options,
+        **kwargs)
+    waiter = across_bundles.Waiter(batch.length_batching_do_fn('Batch'), _WAIT)
+    self.do_fn = across_bundles.waiting_do_fn(coders.PickleCoder(), waiter)
+    self.do_fn.setup()
+    self.bags = [_Bag() for _ in range(CELLS)]
+    self.room = _Room()
+    self.deadline, self.window_end = _Timer(), _Timer()
+    self.left = []
+
+  @property
+  def cells(self):
+    return {f'c{i}': bag for i, bag in enumerate(self.bags)}
+
+  def arrive(self, element, timestamp):
+    self._collect(
+        self.do_fn.process(('key', element),
+                           _WINDOW,
+                           Timestamp(timestamp),
+                           self.room,
+                           self.deadline,
+                           self.window_end,
+                           **self.cells))
+
+  def fire_deadline(self, timestamp=0):
+    cleared = self.deadline.cleared
+    self._collect(
+        self.do_fn.on_deadline(
+            _WINDOW,
+            Timestamp(timestamp),
+            self.room,
+            self.deadline,
+            **self.cells))
+    assert self.deadline.cleared == cleared, 'cleared its own timer'
+
+  def pass_time(self, seconds):
+    """Fires the deadline when it is time, as a runner in real time does."""
+    end = self.now + seconds
+    while self.deadline.at is not None and self.deadline.at <= end:
+      self.now = max(self.now, self.deadline.at)
+      self.deadline.at = None
+      self.fire_deadline()
+    self.now = end
+
+  def end_window(self):
+    self._collect(
+        self.do_fn.on_window_end(
+            _WINDOW, self.room, self.deadline, **self.cells))
+    assert self.deadline.at is None
+
+  def _collect(self, batches):
+    for batch in batches or ():
+      self.left.append((batch.value, batch.timestamp, self.now))
+
+  def is_empty(self):
+    return not self.room.encoded and not any(bag.held for bag in self.bags)
+
+
+_steps = st.lists(
+    st.one_of(
+        # An element arrives: its length and event time.
+        st.tuples(st.just('arrive'), st.integers(0, 50), st.integers(0, 999)),
+        st.tuples(st.just('pass'), st.integers(0, 12)),
+        # The timer fires early, or again, with whatever event time.
+        st.tuples(st.just('ghost'), st.integers(0, 2000))),
+    max_size=60)
+
+
+class WaitingDoFnTest(unittest.TestCase):
+  @settings(deadline=None)
+  @given(
+      _steps,
+      st.sampled_from([(), (10, 30)]),
+      st.sampled_from([0.0, 0.5, 1.0]),
+      st.booleans())
+  def test_whatever_happens(self, steps, boundaries, hurry, small):
+    options = BatchingOptions(
+        max_padded_size=100,
+        hurry=hurry,
+        max_buffered_elements=6 if small else 99)
+    runner = _Runner(
+        options, max_batch_size=4, bucket_boundaries=list(boundaries) or None)
+    arrived = {}
+    for step in steps:
+      if step[0] == 'arrive':
+        element = (len(arrived), step[1])
+        arrived[element] = runner.now, step[2]
+        runner.arrive(element, step[2])
+      elif step[0] == 'pass':
+        runner.pass_time(step[1])
+      else:
+        runner.fire_deadline(step[1])
+      waiting = len(arrived) - sum(len(batch) for batch, _, _ in runner.left)
+      self.assertLess(waiting, options.max_buffered_elements)
+      self.assertEqual(runner.is_empty(), not waiting)
+    runner.end_window()
+    self.assertTrue(runner.is_empty())
+    self._check_batches(runner, arrived, boundaries)
+
+  def _check_batches(self, runner, arrived, boundaries):
+    counts = collections.Counter(
+        e for batch, _, _ in runner.left for e in batch)
+    self.assertEqual(counts, collections.Counter(arrived.keys()))
+    for batch, timestamp, left in runner.left:
+      lengths = [length for _, length in batch]
+      self.assertEqual(lengths, sorted(lengths))
+      self.assertTrue(1 <= len(batch) <= 4)
+      self.assertTrue(len(batch) == 1 or lengths[-1] * len(batch) <= 100)
+      for edge in boundaries:
+        self.assertFalse(lengths[0] < edge <= lengths[-1])
+      for element in batch:
+        since, event_time = arrived[element]
+        self.assertLessEqual(left - since, _WAIT)
+        self.assertGreaterEqual(timestamp, Timestamp(event_time))
+      self.assertLessEqual(timestamp, _WINDOW.max_timestamp())
+
+  def test_neighbours_leave_with_what_is_due(self):
+    runner = _Runner(
+        max_batch_size=4,
+        options=BatchingOptions(cost=Cost(fixed=20, per_token=1)))
+    for element in ((0, 10), (1, 500), (2, 11)):
+      runner.arrive(element, 5)
+    runner.pass_time(_WAIT)
+    self.assertEqual([batch for batch, _, _ in runner.left],
+                     [[(0, 10), (2, 11)], [(1, 500)]])
+
+  def test_a_batch_is_never_behind_the_hold(self):
+    runner = _Runner(max_batch_size=4)
+    runner.arrive((0, 10), 50)
+    runner.arrive((1, 900), 20)
+    runner.pass_time(_WAIT)
+    self.assertEqual([timestamp for _, timestamp, _ in runner.left],
+                     [Timestamp(50)] * 2)
+
+  def test_a_clock_that_goes_backwards(self):
+    runner = _Runner(max_batch_size=4)
+    runner.arrive((0, 10), 5)
+    runner.now -= 3600
+    runner.fire_deadline()
+    self.assertEqual([batch for batch, _, _ in runner.left], [[(0, 10)]])
+
+
+class _Echo(base.ModelHandler[str, str, None]):
+  def load_model(self):
+    return None
+
+  def run_inference(self, batch, model, inference_args=None):
+    return batch
+
+
+def _pipeline(*flags):
+  return TestPipeline(
+      runner='FnApiRunner', options=PipelineOptions([_FLAG, *flags]))
+
+
+class BatchElementsAcrossBundlesTest(unittest.TestCase):
+  def _texts(self, p):
+    return (
+        p | beam.Create(range(100))
+        |
+        beam.Map(lambda i: window.TimestampedValue('x' * (1 + 37 * i % 50), i))
+        | beam.WindowInto(
+            window.FixedWindows(50),
+            trigger=trigger.AfterWatermark(),
+            accumulation_mode=trigger.AccumulationMode.DISCARDING,
+            allowed_lateness=0)
+        | beam.Reshuffle())
+
+  def test_windows_are_kept_and_nothing_is_dropped_behind(self):
+    with _pipeline() as p:
+      counts = (
+          self._texts(p)
+          | beam.BatchElements(
+              max_batch_size=8, length_fn=len, max_batch_duration_secs=60)
+          | beam.Map(lambda batch: (None, len(batch)))
+          | beam.CombinePerKey(sum))
+      assert_that(counts, equal_to([(None, 50)] * 2))
+
+  def test_batches_hold_similar_lengths(self):
+    def check(batches):
+      sizes = [[len(text) for text in batch] for batch in batches]
+      padded = sum(max(s) * len(s) for s in sizes)
+      assert padded / sum(map(sum, sizes)) < 1.2, sizes
+      assert max(map(len, sizes)) <= 8
+
+    with _pipeline() as p:
+      assert_that(
+          self._texts(p)
+          | beam.BatchElements(
+              max_batch_size=8, length_fn=len, max_batch_duration_secs=60),
+          check)
+
+  def test_run_inference(self):
+    handler = _Echo(
+        max_batch_size=8, batch_length_fn=len, max_batch_duration_secs=60)
+    options = BatchingOptions(max_padded_size=100)
+    p = _pipeline()
+    results = self._texts(p) | base.RunInference(
+        handler, batching_options=options)
+    assert_that(
+        results | beam.combiners.Count.Globally().without_defaults(),
+        equal_to([50, 50]))
+    table = metrics_table(p.run())
+    self.assertIn('| elements | 100 |', table)
+    self.assertIn('window end', table)
+
+  def test_sessions_are_refused(self):
+    with self.assertRaisesRegex(ValueError, 'BatchElements: .*Sessions'):
+      with _pipeline() as p:
+        _ = (
+            p | beam.Create(['a']) | beam.WindowInto(window.Sessions(5))
+            | beam.BatchElements(length_fn=len, max_batch_duration_secs=1))
+
+  def test_a_pipeline_updated_from_2_77_keeps_its_state(self):
+    with _pipeline('--update_compatibility_version=2.77.0') as p:
+      _ = p | beam.Create(['a']) | beam.BatchElements(
+          length_fn=len, max_batch_duration_secs=1)
+    labels = [part.full_label for part in p.transforms_stack[0].parts[1].parts]
+    self.assertTrue(any('_StatefulBatchElementsDoFn' in l for l in labels))
+
+
+if __name__ == '__main__':
+  unittest.main()
