@@ -116,7 +116,8 @@ class Waiter:
     known, runs = None, []
     while len(room):
       # The cost is learned from the batches that leave meanwhile.
-      if not runs or known != self._within_bundle.known():
+      settled = self._within_bundle.model.is_settled
+      if not runs or not settled and known != self._within_bundle.known():
         known = self._within_bundle.known()
         runs = sorted(self._cut(room, *known), key=attrgetter('start'))
       # From the end, so that the others' indices stay.
@@ -129,15 +130,24 @@ class Waiter:
             for i, limit in enumerate(self._sum_limits)]
     if most is not None:
       sums.append(([1] * len(room), most))
-    return cut_into_runs(room.lengths, cost, sums, self._limits)
+    limits = self._within_bundle.limits_now()
+    return cut_into_runs(room.lengths, cost, sums, limits)
 
   def _oldest(self, room):
     index, _ = room.oldest()
     return self._within(room, self._policy.due(room.lengths, index), index)
 
   def _within(self, room, run, index):
-    _, most = self._within_bundle.known()
-    return room.within(run, index, self._sum_limits, most)
+    cost, most = self._within_bundle.known()
+    dearest = self._within_bundle.limits_now().max_variable_cost
+
+    def is_too_large(count, longest):
+      if most is not None and count > most:
+        return True
+      variable = cost.of(count, longest) - cost.fixed
+      return dearest is not None and variable > dearest
+
+    return room.within(run, index, self._sum_limits, is_too_large)
 
   def batches(self, runs, room, cells, window):
     """Takes runs out of the room and their elements out of the cells."""
@@ -171,6 +181,9 @@ class Waiter:
 
   def _learn(self, taken, reason, left, secs):
     lengths = [ticket.length for ticket in taken.tickets]
+    first_ticket = taken.tickets[0]
+    if len(lengths) == 1 and self._within_bundle.is_oversized(first_ticket):
+      reason = 'limit'
     metrics = self._within_bundle.metrics
     if metrics:
       # A restart loses some of them.

@@ -104,6 +104,7 @@ class _Runner:
     self.room = _Room()
     self.deadline, self.window_end = _Timer(), _Timer()
     self.left = []
+    self.secs_per_element = 0.0
 
   @property
   def cells(self):
@@ -148,6 +149,7 @@ class _Runner:
   def _collect(self, batches):
     for batch in batches or ():
       self.left.append((batch.value, batch.timestamp, self.now))
+      self.now += self.secs_per_element * len(batch.value)
 
   def is_empty(self):
     return not self.room.encoded and not any(bag.held for bag in self.bags)
@@ -228,6 +230,17 @@ class WaitingDoFnTest(unittest.TestCase):
     runner.pass_time(_WAIT)
     self.assertEqual([timestamp for _, timestamp, _ in runner.left],
                      [Timestamp(50)] * 2)
+
+  def test_a_batch_takes_no_longer_than_its_target(self):
+    runner = _Runner(max_batch_size=64, target_batch_duration_secs=1)
+    # So ten elements take a second.
+    runner.secs_per_element = 0.1
+    for i in range(600):
+      runner.arrive((i, 10), 5)
+    sizes = [len(batch) for batch, _, _ in runner.left]
+    self.assertGreater(len(sizes), 20)
+    self.assertGreater(max(sizes[-10:]), 4)
+    self.assertLess(max(sizes[-10:]), 15)
 
   def test_a_clock_that_goes_backwards(self):
     runner = _Runner(max_batch_size=4)

@@ -154,14 +154,14 @@ class LengthBatchingDoFn(DoFn):
         approximate_bytes(element),
         self.clock(),
         element)
-    if self.options.oversized == 'refuse' and self._is_oversized(held):
+    if self.options.oversized == 'refuse' and self.is_oversized(held):
       raise ValueError(
           f'An element of length {held.length} alone exceeds a limit of its '
           f'batch: {element!r:.200}. Raise the limit, or let it go alone with '
           "BatchingOptions(oversized='alone').")
     return held
 
-  def _is_oversized(self, held):
+  def is_oversized(self, held):
     largest = self.options.max_padded_size
     return (largest is not None and held.length > largest) or any(
         value > limit for value, (_, limit) in zip(held.values, self.sums))
@@ -187,17 +187,20 @@ class LengthBatchingDoFn(DoFn):
     grown = most >= self.sums[0][1]
     return self.model.cost(), None if grown else most
 
+  def limits_now(self):
+    """The limits, with that of a batch's time once its cost is in seconds."""
+    if (self._target_secs is None or self.options.cost or
+        not self.model.is_learned):
+      return self.limits
+    return dataclasses.replace(self.limits, max_variable_cost=self._target_secs)
+
   def _hold(self, batches):
     for batch in batches:
       self._by_window[batch.window] += batch.held
 
   def _cut(self, cost, most_elements):
     """Takes all that is held as batches; the last wastes and costs least."""
-    limits = self.limits
-    learned = not self.options.cost and self.model.is_learned
-    # Only a cost that was learned is in seconds.
-    if learned and self._target_secs is not None:
-      limits = dataclasses.replace(limits, max_variable_cost=self._target_secs)
+    limits = self.limits_now()
     batches = []
     for window, held in self._by_window.items():
       held.sort(key=attrgetter('length'))
@@ -236,7 +239,7 @@ class LengthBatchingDoFn(DoFn):
     first = [arrived.popleft() for _ in batch.held]
     if not arrived:
       del self._arrived[batch.window]
-    if len(batch.held) == 1 and self._is_oversized(batch.held[0]):
+    if len(batch.held) == 1 and self.is_oversized(batch.held[0]):
       reason = 'limit'
     self.metrics.batch([h.length for h in batch.held],
                        padded_size(first),

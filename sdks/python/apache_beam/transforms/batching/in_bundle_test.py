@@ -117,6 +117,8 @@ class BatchElementsByLengthTest(unittest.TestCase):
 
   def test_options_that_contradict_another_parameter(self):
     options = BatchingOptions(max_buffered_elements=8)
+    with self.assertRaisesRegex(ValueError, 'hurry=1.*max_batch_duration'):
+      BatchElements(length_fn=len, options=BatchingOptions(hurry=1))
     with self.assertRaisesRegex(ValueError, 'min_batch_size=9.*Raise'):
       BatchElements(9, 9, length_fn=len, options=options)
 

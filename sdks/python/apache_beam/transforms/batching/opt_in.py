@@ -65,6 +65,7 @@ def check_options(
     options: BatchingOptions | None,
     length_fn: Callable[[Any], int] | None,
     min_batch_size: int,
+    max_batch_duration_secs: float | None,
     bucket_boundaries: Sequence[int] | None) -> None:
   """Refuses options that could not have their effect in BatchElements.
 
@@ -77,6 +78,11 @@ def check_options(
     raise ValueError(
         'BatchElements: options requires length_fn to be set '
         '(batch_length_fn of a ModelHandler).')
+  if options.hurry and max_batch_duration_secs is None:
+    raise ValueError(
+        f'BatchElements: BatchingOptions(hurry={options.hurry!r}) needs '
+        'max_batch_duration_secs, without which no element waits beyond its '
+        'bundle.')
   if min_batch_size > options.max_buffered_elements:
     raise ValueError(
         f'BatchElements: min_batch_size={min_batch_size!r} is more than '

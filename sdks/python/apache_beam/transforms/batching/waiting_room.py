@@ -26,6 +26,7 @@ from array import array
 from bisect import bisect_left
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -117,23 +118,27 @@ class WaitingRoom:
       run: Leaving,
       index: int,
       limits: Sequence[int],
-      most: int | None = None) -> Leaving:
-    """The part of a run around an index whose sums of values keep the limits.
+      is_too_large: Callable[[int, int], bool] = lambda count, longest: False
+  ) -> Leaving:
+    """The part of a run around an index that keeps all limits.
 
     What is farther in length from the index stays. A single element leaves even
     where it exceeds a limit.
 
     Args:
-      most: the most elements; None for no bound.
+      run: holds the index.
+      index: of the element that must leave.
+      limits: of the sums of the elements' values.
+      is_too_large: of a number of elements and the longest length.
     """
     start, end = run
-    sums = [0] * len(limits)
-    values = {}
-    for place in range(start, end):
-      values[place] = self._tickets[self._keys[place][1]].values
-      sums = [a + b for a, b in zip(sums, values[place])]
     lengths = self.lengths
-    while end - start > 1 and (most is not None and end - start > most or
+    values = {
+        place: self._tickets[self._keys[place][1]].values
+        for place in range(start, end)
+    }
+    sums = [sum(column) for column in zip(*values.values())]
+    while end - start > 1 and (is_too_large(end - start, lengths[end - 1]) or
                                any(a > b for a, b in zip(sums, limits))):
       longer = lengths[end - 1] - lengths[index]
       if end > index + 1 and (start == index or

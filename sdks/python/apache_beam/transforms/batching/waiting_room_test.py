@@ -70,7 +70,9 @@ class WaitingRoomTest(unittest.TestCase):
     index = data.draw(st.integers(0, len(arrivals) - 1))
     start = data.draw(st.integers(0, index))
     end = data.draw(st.integers(index + 1, len(arrivals)))
-    run = room.within(Leaving(start, end), index, [limit], most)
+    run = room.within(
+        Leaving(start, end),
+        index, [limit], lambda count, longest: count > most)
     self.assertTrue(start <= run.start <= index < run.end <= end)
     values = [v for v, in room.values()[run.start:run.end]]
     if len(values) > 1:
