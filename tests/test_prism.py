@@ -107,19 +107,22 @@ def _run(prism: Path, tmp_path: Path, pipeline: str, *flags: str) -> list:
   script = tmp_path / 'pipeline.py'
   script.write_text(pipeline, encoding='utf-8')
   out = tmp_path / 'out.jsonl'
-  done = subprocess.run([
-      sys.executable,
-      script,
-      out,
-      '--runner=PrismRunner',
-      f'--prism_location={prism}',
-      '--experiments=smart_bucketing',
-      *flags
-  ],
-                        stdout=subprocess.PIPE,
-                        stderr=subprocess.STDOUT,
-                        text=True,
-                        check=False)
+  done = subprocess.run(
+      [
+          sys.executable,
+          script,
+          out,
+          '--runner=PrismRunner',
+          f'--prism_location={prism}',
+          '--experiments=smart_bucketing',
+          # Prism splits a slow bundle of a key and runs both parts on one state.
+          '--experiments=prism_disable_sdf_split',
+          *flags
+      ],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      check=False)
   assert done.returncode == 0, done.stdout
   return [json.loads(line) for line in out.read_text().splitlines()]
 

@@ -90,7 +90,7 @@ class Waiter:
       cost, _ = self._within_bundle.known()
       self._policy = PricedWindow(cost, count, self._options.hurry, largest)
 
-  def arrived(self, room, index, length):
+  def arrived(self, room, index, length, now):
     """Runs that leave now that an element is there, one at a time."""
     self._arrived.append(length)
     run = self._policy.arrived(room.lengths, index)
@@ -101,6 +101,8 @@ class Waiter:
       yield self._oldest(room), 'full'
     while len(room) and room.nbytes >= options.max_buffered_bytes:
       yield self._oldest(room), 'memory'
+    # A runner fires no timer of a key while it has elements for it.
+    yield from self.due(room, now)
 
   def due(self, room, now):
     """Runs of what has waited for as long as it may, one at a time."""
@@ -245,7 +247,7 @@ def waiting_do_fn(element_coder: coders.Coder, waiter: Waiter) -> DoFn:
       number, cell, index = room.add(
           held.length, arrived, timestamp.micros, held.nbytes, held.values)
       cells[cell].add((number, element[1]))
-      runs = waiter.arrived(room, index, held.length)
+      runs = waiter.arrived(room, index, held.length, arrived)
       yield from waiter.batches(runs, room, cells, window)
       _keep(room_state, room)
 

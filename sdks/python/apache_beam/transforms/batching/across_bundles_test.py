@@ -242,6 +242,13 @@ class WaitingDoFnTest(unittest.TestCase):
     self.assertGreater(max(sizes[-10:]), 4)
     self.assertLess(max(sizes[-10:]), 15)
 
+  def test_an_arrival_finds_what_is_due_where_no_timer_fires(self):
+    runner = _Runner(max_batch_size=4)
+    runner.arrive((0, 10), 5)
+    runner.now += _WAIT
+    runner.arrive((1, 900), 5)
+    self.assertEqual([batch for batch, _, _ in runner.left], [[(0, 10)]])
+
   def test_a_clock_that_goes_backwards(self):
     runner = _Runner(max_batch_size=4)
     runner.arrive((0, 10), 5)
