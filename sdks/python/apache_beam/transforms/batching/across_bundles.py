@@ -32,6 +32,7 @@ from apache_beam.transforms.batching.fixed_boundaries import FixedBoundaries
 from apache_beam.transforms.batching.in_bundle import LengthBatchingDoFn
 from apache_beam.transforms.batching.least_cost import padded_size
 from apache_beam.transforms.batching.lookahead import cut_into_runs
+from apache_beam.transforms.batching.memory_limit import take_out_of_memory
 from apache_beam.transforms.batching.priced_window import PricedWindow
 from apache_beam.transforms.batching.waiting import Leaving
 from apache_beam.transforms.batching.waiting_room import CELLS
@@ -115,12 +116,14 @@ class Waiter:
 
   def all(self, room):
     """Runs of all that waits, one at a time, cut at least cost."""
-    known, runs = None, []
+    known, limits, runs = None, None, []
     while len(room):
       # The cost is learned from the batches that leave meanwhile.
       settled = self._within_bundle.model.is_settled
-      if not runs or not settled and known != self._within_bundle.known():
+      if (not runs or limits != self._within_bundle.limits_now() or
+          not settled and known != self._within_bundle.known()):
         known = self._within_bundle.known()
+        limits = self._within_bundle.limits_now()
         runs = sorted(self._cut(room, *known), key=attrgetter('start'))
       # From the end, so that the others' indices stay.
       run = runs.pop()
@@ -141,10 +144,13 @@ class Waiter:
 
   def _within(self, room, run, index):
     cost, most = self._within_bundle.known()
-    dearest = self._within_bundle.limits_now().max_variable_cost
+    limits = self._within_bundle.limits_now()
+    largest, dearest = limits.max_padded_size, limits.max_variable_cost
 
     def is_too_large(count, longest):
       if most is not None and count > most:
+        return True
+      if largest is not None and count * longest > largest:
         return True
       variable = cost.of(count, longest) - cost.fixed
       return dearest is not None and variable > dearest
@@ -161,6 +167,7 @@ class Waiter:
           window.max_timestamp(), Timestamp(micros=max(newest, room.hold)))
       if self._within_bundle.metrics:
         self._within_bundle.metrics.held(len(room) + len(elements))
+      take_out_of_memory()
       before = self.clock()
       yield windowed_value.WindowedValue(elements, timestamp, (window, ))
       self._learn(taken, reason, before, self.clock() - before)
@@ -194,7 +201,7 @@ class Waiter:
       oldest = min(ticket.arrived for ticket in taken.tickets)
       wait = left - oldest / 1e6
       metrics.batch(lengths, padded_size(first or lengths), reason, wait, secs)
-    self._within_bundle.model.learn(len(lengths), lengths[-1], secs)
+    self._within_bundle.learn(len(lengths), lengths[-1], secs)
     self._policy.left(lengths)
     if isinstance(self._policy, PricedWindow):
       self._policy.cost, _ = self._within_bundle.known()

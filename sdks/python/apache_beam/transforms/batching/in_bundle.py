@@ -32,6 +32,8 @@ from apache_beam.transforms.batching.lookahead import Limits
 from apache_beam.transforms.batching.lookahead import cut_into_runs
 from apache_beam.transforms.batching.lookahead import gap
 from apache_beam.transforms.batching.memory import approximate_bytes
+from apache_beam.transforms.batching.memory_limit import MemoryLimit
+from apache_beam.transforms.batching.memory_limit import take_out_of_memory
 from apache_beam.transforms.batching.metrics import BatchingMetrics
 from apache_beam.transforms.batching.opt_in import default_options
 from apache_beam.transforms.batching.options import BatchingOptions
@@ -117,6 +119,7 @@ class LengthBatchingDoFn(DoFn):
 
   def setup(self):
     self.model = shared_cost_model(self._key)
+    self.memory = MemoryLimit(self.options.max_padded_size)
 
   def start_bundle(self):
     self._by_window = collections.defaultdict(list)
@@ -168,11 +171,12 @@ class LengthBatchingDoFn(DoFn):
 
   def _emit(self, reason, max_elements, max_bytes):
     """Emits batches until no more is held than that, the best first."""
-    known, batches = None, []
+    known, limit, batches = None, None, []
     while self._elements > max_elements or self._bytes > max_bytes:
       # Later costs differ little, and a cut takes time.
-      if not batches or not self.model.is_settled and known != self.known():
-        known = self.known()
+      if (not batches or limit != self.memory.limit or
+          not self.model.is_settled and known != self.known()):
+        known, limit = self.known(), self.memory.limit
         self._hold(batches)
         batches = self._cut(*known)
       yield from self._emit_one(batches.pop(), reason)
@@ -189,10 +193,11 @@ class LengthBatchingDoFn(DoFn):
 
   def limits_now(self):
     """The limits, with that of a batch's time once its cost is in seconds."""
-    if (self._target_secs is None or self.options.cost or
-        not self.model.is_learned):
-      return self.limits
-    return dataclasses.replace(self.limits, max_variable_cost=self._target_secs)
+    timed = not self.options.cost and self.model.is_learned
+    return dataclasses.replace(
+        self.limits,
+        max_padded_size=self.memory.limit,
+        max_variable_cost=self._target_secs if timed else None)
 
   def _hold(self, batches):
     for batch in batches:
@@ -223,16 +228,24 @@ class LengthBatchingDoFn(DoFn):
     self._elements -= len(batch.held)
     self._bytes -= sum(h.nbytes for h in batch.held)
     predicted = self.model.is_learned and not self.options.cost
+    take_out_of_memory()
     before = self.clock()
     yield windowed_value.WindowedValue([h.element for h in batch.held],
                                        batch.window.max_timestamp(),
                                        (batch.window, ))
     seconds = self.clock() - before
+    self.learn(len(batch.held), batch.held[-1].length, seconds)
     if self.metrics:
       self._count(batch, reason, before, seconds)
       if predicted:
         self.metrics.prediction(batch.cost, seconds)
-    self.model.learn(len(batch.held), batch.held[-1].length, seconds)
+
+  def learn(self, count, longest, seconds):
+    """Learns what a batch took, or that it did not fit in memory."""
+    failed = take_out_of_memory()
+    self.memory.left(count * longest, failed)
+    if not failed:
+      self.model.learn(count, longest, seconds)
 
   def _count(self, batch, reason, left, seconds):
     arrived = self._arrived[batch.window]

@@ -1,0 +1,79 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""A limit of the padded size that follows what does not fit in memory."""
+
+import threading
+
+__all__ = ['MemoryLimit', 'report_out_of_memory', 'take_out_of_memory']
+
+# After as many batches that fit the limit is doubled.
+_RECOVER_AFTER = 64
+
+_local = threading.local()
+
+
+def report_out_of_memory() -> None:
+  """Says that the batch which this thread works on did not fit."""
+  _local.failed = True
+
+
+def take_out_of_memory() -> bool:
+  """Whether that was said since it was asked for last."""
+  failed = getattr(_local, 'failed', False)
+  _local.failed = False
+  return failed
+
+
+class MemoryLimit:
+  """Half of the padded size that failed last, doubled each 64 batches that fit.
+
+  Args:
+    largest: the limit where nothing failed; None for none.
+  """
+  def __init__(self, largest: int | None):
+    self._largest = largest
+    # The least that failed and that is not forgotten.
+    self._failed: int | None = None
+    self._fitted = 0
+    self.limit = largest
+
+  def left(self, padded_size: int, failed: bool) -> None:
+    """Learns from a batch that left.
+
+    Args:
+      padded_size: its longest length times its number of elements.
+      failed: whether it did not fit.
+    """
+    if failed:
+      self.limit = max(1, min(padded_size, self.limit or padded_size) // 2)
+      self._failed = min(padded_size, self._failed or padded_size)
+      self._fitted = 0
+    elif self._failed is not None:
+      self._fitted += 1
+      if self._fitted >= _RECOVER_AFTER:
+        self._fitted = 0
+        self._grow()
+
+  def _grow(self):
+    self.limit *= 2
+    bound = self._largest
+    # Twice what failed: then it is as if nothing had.
+    if bound is None and self.limit > 2 * self._failed:
+      self.limit = self._failed = None
+    elif bound is not None and self.limit >= bound:
+      self.limit, self._failed = bound, None

@@ -1,0 +1,67 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+import unittest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apache_beam.transforms.batching.memory_limit import MemoryLimit
+from apache_beam.transforms.batching.memory_limit import report_out_of_memory
+from apache_beam.transforms.batching.memory_limit import take_out_of_memory
+
+
+class MemoryLimitTest(unittest.TestCase):
+  def test_halves_what_failed_and_recovers(self):
+    limit = MemoryLimit(None)
+    limit.left(1000, failed=True)
+    self.assertEqual(limit.limit, 500)
+    for _ in range(64):
+      limit.left(500, failed=False)
+    self.assertEqual(limit.limit, 1000)
+    for _ in range(2 * 64):
+      limit.left(500, failed=False)
+    self.assertIsNone(limit.limit)
+
+  def test_recovers_to_what_was_asked_for(self):
+    limit = MemoryLimit(800)
+    limit.left(700, failed=True)
+    self.assertEqual(limit.limit, 350)
+    for _ in range(3 * 64):
+      limit.left(300, failed=False)
+    self.assertEqual(limit.limit, 800)
+
+  @given(
+      st.one_of(st.none(), st.integers(1, 5000)),
+      st.lists(st.tuples(st.integers(1, 9000), st.booleans()), max_size=300))
+  def test_stays_positive_and_below_what_was_asked_for(self, largest, batches):
+    limit = MemoryLimit(largest)
+    for padded_size, failed in batches:
+      limit.left(padded_size, failed)
+      if failed:
+        self.assertLessEqual(limit.limit, max(1, padded_size // 2))
+      if largest is not None or limit.limit is not None:
+        self.assertTrue(1 <= limit.limit <= (largest or limit.limit))
+
+  def test_a_report_is_taken_once(self):
+    report_out_of_memory()
+    self.assertTrue(take_out_of_memory())
+    self.assertFalse(take_out_of_memory())
+
+
+if __name__ == '__main__':
+  unittest.main()
