@@ -38,7 +38,6 @@ from tools.layout import here
 from tools.series import git
 from tools.series import tree
 
-
 # Some of Beam's own modules need clients of services that are not installed.
 _IMPORT = '''
 import importlib, sys
