@@ -24,6 +24,7 @@ timer only says that it may be time: what is due is told by the state.
 """
 
 import collections
+import random
 from operator import attrgetter
 
 from apache_beam import coders
@@ -46,7 +47,7 @@ from apache_beam.transforms.userstate import on_timer
 from apache_beam.utils import windowed_value
 from apache_beam.utils.timestamp import Timestamp
 
-__all__ = ['Waiter', 'waiting_do_fn']
+__all__ = ['Waiter', 'WithShard', 'waiting_do_fn']
 
 
 class _WaitingRoomCoder(coders.Coder):
@@ -205,6 +206,19 @@ class Waiter:
     self._policy.left(lengths)
     if isinstance(self._policy, PricedWindow):
       self._policy.cost, _ = self._within_bundle.known()
+
+
+class WithShard(DoFn):
+  """Spreads elements over keys, in turn."""
+  def __init__(self, shards: int):
+    self._shards = shards
+
+  def setup(self):
+    self._next = random.randrange(self._shards)
+
+  def process(self, element):
+    self._next = (self._next + 1) % self._shards
+    yield self._next, element
 
 
 def waiting_do_fn(element_coder: coders.Coder, waiter: Waiter) -> DoFn:

@@ -307,6 +307,19 @@ class BatchElementsAcrossBundlesTest(unittest.TestCase):
               max_batch_size=8, length_fn=len, max_batch_duration_secs=60),
           check)
 
+  def test_shards(self):
+    with _pipeline() as p:
+      sizes = (
+          p | beam.Create([[10] * 12])
+          | beam.FlatMap(lambda lengths: lengths)
+          | beam.BatchElements(
+              max_batch_size=32,
+              length_fn=lambda length: length,
+              max_batch_duration_secs=60,
+              options=BatchingOptions(shards=3, cost=Cost(20, 1)))
+          | beam.Map(len))
+      assert_that(sizes, equal_to([4, 4, 4]))
+
   def test_run_inference(self):
     handler = _Echo(
         max_batch_size=8, batch_length_fn=len, max_batch_duration_secs=60)

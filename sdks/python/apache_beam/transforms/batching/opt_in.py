@@ -78,11 +78,12 @@ def check_options(
     raise ValueError(
         'BatchElements: options requires length_fn to be set '
         '(batch_length_fn of a ModelHandler).')
-  if options.hurry and max_batch_duration_secs is None:
-    raise ValueError(
-        f'BatchElements: BatchingOptions(hurry={options.hurry!r}) needs '
-        'max_batch_duration_secs, without which no element waits beyond its '
-        'bundle.')
+  for name in ('hurry', 'shards'):
+    if getattr(options, name) and max_batch_duration_secs is None:
+      raise ValueError(
+          f'BatchElements: BatchingOptions({name}={getattr(options, name)!r}) '
+          'needs max_batch_duration_secs, without which no element waits '
+          'beyond its bundle.')
   if min_batch_size > options.max_buffered_elements:
     raise ValueError(
         f'BatchElements: min_batch_size={min_batch_size!r} is more than '

@@ -49,6 +49,9 @@ class BatchingOptions:
     hurry: with max_batch_duration_secs, how soon batches leave, from 0, as
       full as it pays, by way of 0.5, as soon as a batch is as cheap as usual,
       to 1, at once.
+    shards: with max_batch_duration_secs, over how many keys the elements are
+      spread that wait. By default each worker process has a key. Fewer keys
+      find better neighbours, and more of them work at the same time.
     metrics_namespace: where the metrics are found (``BatchingMetrics``);
       RunInference puts them with those of its model handler.
 
@@ -63,12 +66,14 @@ class BatchingOptions:
   max_buffered_bytes: int = 256 << 20
   cost: Cost | None = None
   hurry: float = 0.0
+  shards: int | None = None
   metrics_namespace: str = 'BatchElements'
 
   def __post_init__(self):
     for name in ('max_padded_size',
                  'max_buffered_elements',
-                 'max_buffered_bytes'):
+                 'max_buffered_bytes',
+                 'shards'):
       self._check_positive_int(name)
     if self.oversized not in ('alone', 'refuse'):
       raise ValueError(
@@ -84,7 +89,7 @@ class BatchingOptions:
 
   def _check_positive_int(self, name):
     value = getattr(self, name)
-    if value is None and name == 'max_padded_size':
+    if value is None and name in ('max_padded_size', 'shards'):
       return
     if not isinstance(value, int) or isinstance(value, bool):
       raise TypeError(f'BatchingOptions({name}={value!r}): must be an int.')
