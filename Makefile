@@ -63,6 +63,10 @@ bench: build ## Benchmarks against the released SDK, in build/bench-*.json (TRAC
 	@$(VENV) -m tools.bench overhead $(if $(TRACE),--trace=$(TRACE))
 	@$(VENV) -m tools.bench policy $(if $(TRACE),--trace=$(TRACE))
 	@$(VENV) -m tools.bench model
+	@$(if $(TRACE),$(VENV) -m apache_beam.testing.benchmarks.batching_replay \
+	  $(TRACE) --column ContextTokens --time_column TIMESTAMP --speedup 20 \
+	  --max_wait_secs 5 --runner=PrismRunner --prism_location=build/bin/prism \
+	  --streaming --baseline | tee build/bench-replay.json)
 
 soak: build ## The tests with 50 times the examples of each property
 	@HYPOTHESIS_PROFILE=soak $(VENV) -m tools.tests --timeout=0

@@ -76,6 +76,7 @@ def test_readme_shows_the_series_as_it_is():
         'replay.py',
         'lookahead.py',
         'memory.py',
+        'memory_limit.py',
         'offline_bound.py',
         'validation.py',
         'waiting_room.py',

@@ -18,6 +18,6 @@
 """Batches of similar length: policy apart from the runner.
 
 Policy modules take values, clocks among them, and return decisions; they import
-nothing from Beam. ``in_bundle`` holds the DoFn that feeds them, behind
-``--experiments=smart_bucketing``.
+nothing from Beam. ``in_bundle`` and ``across_bundles`` hold the DoFns that feed
+them, behind ``--experiments=smart_bucketing``.
 """
