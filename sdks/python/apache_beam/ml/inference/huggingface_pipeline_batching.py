@@ -44,7 +44,9 @@ def validate_pipeline_batching(
 def validate_batching_inference_args(
     handler: str, inference_args: Mapping[str, Any] | None):
   """Raises a ValueError if `inference_args` sets a batch size as well."""
-  _refuse_batch_size(handler, 'inference_args', inference_args or {})
+  # Those of a side input are not known before the call.
+  if isinstance(inference_args, Mapping):
+    _refuse_batch_size(handler, 'inference_args', inference_args)
 
 
 def validate_batching_pipeline(handler: str, pipeline):

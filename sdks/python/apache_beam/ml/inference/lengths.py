@@ -89,9 +89,10 @@ def new_tokens(inference_args: Mapping[str, Any] | None) -> int:
 
   Args:
     inference_args: those of the model's `generate`; max_new_tokens is looked
-      for among them and in their generation_config.
+      for among them and in their generation_config. A side input, whose content
+      is not known yet, names none.
   """
-  args = inference_args or {}
+  args = inference_args if isinstance(inference_args, Mapping) else {}
   config = getattr(args.get('generation_config'), 'max_new_tokens', None)
   return args.get('max_new_tokens', config) or 0
 

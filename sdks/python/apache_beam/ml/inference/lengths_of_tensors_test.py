@@ -51,7 +51,7 @@ class _Shape(torch.nn.Module):
     super().__init__()
     self.weight = torch.nn.Parameter(torch.ones(1))
 
-  def forward(self, x, mask=None):
+  def forward(self, x, mask=None, unused=None):
     return torch.tensor(x.shape).repeat(len(x), 1)
 
   @classmethod
@@ -142,6 +142,19 @@ class LengthsOfTensorsTest(unittest.TestCase):
     for kwargs in ({'metadata': True}, {'use_model_manager': True}):
       with self.subTest(kwargs):
         self._check(self._handler(), **kwargs)
+
+  def test_inference_args_of_a_side_input(self):
+    options = PipelineOptions(['--experiments=smart_bucketing'])
+    handler = self._handler(
+        padding=PaddingOptions(per_token_outputs=False, mask='mask'))
+    with TestPipeline(runner='FnApiRunner', options=options) as p:
+      args = p | 'Args' >> beam.Create([('unused', 1)])
+      results = (
+          p | beam.Create([_LENGTHS]) | beam.FlatMap(
+              lambda lengths: [_tensor(length) for length in lengths])
+          | base.RunInference(
+              handler, inference_args=beam.pvalue.AsDict(args)))
+      assert_that(results | beam.Map(_described), equal_to(_GROUPED))
 
   def test_models_shared_by_processes(self):
     for kwargs in ({'large_model': True}, {'model_copies': 2}):

@@ -105,7 +105,8 @@ class LengthOfTensorsTest(unittest.TestCase):
                            ({'generation_config': config}, 22),
                            ({'max_new_tokens': 6,
                              'generation_config': config}, 8),
-                           ({'generation_config': None}, 2), ({}, 2)):
+                           ({'generation_config': None}, 2), ({}, 2),
+                           (object.__new__(beam.pvalue.AsDict), 2)):
       self.assertEqual(
           lengths.of_tensors(print, None, args)(np.empty(2)), expected)
 

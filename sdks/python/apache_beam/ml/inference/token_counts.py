@@ -100,9 +100,7 @@ def of_pipeline(
   return TokenCount(
       tokenizer,
       load_pipeline_args,
-      added=new_tokens({
-          **load_pipeline_args, **(inference_args or {})
-      }))
+      added=new_tokens(inference_args) or new_tokens(load_pipeline_args))
 
 
 def of_sentence_transformer(

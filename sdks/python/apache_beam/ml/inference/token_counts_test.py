@@ -165,6 +165,22 @@ class TokenCountTest(unittest.TestCase):
           | beam.Map(lambda r: (len(r.example.split()), r.inference)))
       assert_that(results, equal_to(expected))
 
+  def test_inference_args_of_a_side_input(self):
+    options = PipelineOptions(['--experiments=smart_bucketing'])
+    handler = self.handler(
+        'text-generation',
+        'text',
+        inference_fn=_batch_shape,
+        min_batch_size=2,
+        max_batch_size=2)
+    with TestPipeline(runner='FnApiRunner', options=options) as p:
+      args = p | 'Args' >> beam.Create([('max_new_tokens', 2)])
+      results = (
+          p | beam.Create([_text(3), _text(3)])
+          | base.RunInference(handler, inference_args=beam.pvalue.AsDict(args))
+          | beam.Map(lambda r: r.inference))
+      assert_that(results, equal_to([(2, 3)] * 2))
+
   def test_texts_are_grouped_by_tokens(self):
     for task, name, args in (
         ('text-classification', 'classes', None),

@@ -80,7 +80,8 @@ class _PaddedInferenceFn:
     self._cutter = OutputCutter(options, handler)
 
   def validate_inference_args(self, inference_args):
-    if self._mask is not None and self._mask in (inference_args or ()):
+    # Those of a side input are not known before the call.
+    if isinstance(inference_args, Mapping) and self._mask in inference_args:
       raise ValueError(
           f'{self._handler}: inference_args has {self._mask!r}, which '
           'PaddingOptions(mask=...) passes for each batch. Remove one of them.')
