@@ -150,10 +150,9 @@ class LengthsOfTensorsTest(unittest.TestCase):
     with TestPipeline(runner='FnApiRunner', options=options) as p:
       args = p | 'Args' >> beam.Create([('unused', 1)])
       results = (
-          p | beam.Create([_LENGTHS]) | beam.FlatMap(
-              lambda lengths: [_tensor(length) for length in lengths])
-          | base.RunInference(
-              handler, inference_args=beam.pvalue.AsDict(args)))
+          p | beam.Create([_LENGTHS]) |
+          beam.FlatMap(lambda lengths: [_tensor(length) for length in lengths])
+          | base.RunInference(handler, inference_args=beam.pvalue.AsDict(args)))
       assert_that(results | beam.Map(_described), equal_to(_GROUPED))
 
   def test_models_shared_by_processes(self):
