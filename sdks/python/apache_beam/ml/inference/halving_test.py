@@ -131,6 +131,12 @@ class _Remote(base.RemoteModelHandler[str, str, None]):
     raise ValueError('bad')
 
 
+def _run_and_count(pipeline):
+  """The counters by name."""
+  found = pipeline.run().metrics().query()['counters']
+  return {metric.key.metric.name: metric.result for metric in found}
+
+
 class RunInferenceHalvesTest(unittest.TestCase):
   def _pipeline(self):
     return TestPipeline(runner='FnApiRunner', options=PipelineOptions([_FLAG]))
@@ -143,10 +149,7 @@ class RunInferenceHalvesTest(unittest.TestCase):
     results = self._texts(p, *'abcd') | base.RunInference(
         _Model(min_batch_size=4, max_batch_size=4))
     assert_that(results, equal_to([f'{text} of 2' for text in 'abcd']))
-    counters = {
-        m.key.metric.name: m.result
-        for m in p.run().metrics().query()['counters']
-    }
+    counters = _run_and_count(p)
     self.assertEqual(counters['batches_split'], 1)
     self.assertEqual(counters['num_inferences'], 4)
 
@@ -156,10 +159,7 @@ class RunInferenceHalvesTest(unittest.TestCase):
       handler = _Small(max_batch_size=32, batch_length_fn=len, **kwargs)
       results = self._texts(p, *['x' * 10] * 400) | base.RunInference(handler)
       assert_that(results | beam.combiners.Count.Globally(), equal_to([400]))
-      counters = {
-          m.key.metric.name: m.result
-          for m in p.run().metrics().query()['counters']
-      }
+      counters = _run_and_count(p)
       # Without a limit that follows there are 13 batches of 32, all split.
       self.assertTrue(1 <= counters['batches_split'] <= 6, counters)
 
@@ -173,10 +173,7 @@ class RunInferenceHalvesTest(unittest.TestCase):
         | beam.Map(lambda failed: (failed[0], failed[1][0], failed[1][1])),
         equal_to([(['bad'], ValueError, "ValueError('bad')")]),
         label='failed')
-    counters = {
-        m.key.metric.name: m.result
-        for m in p.run().metrics().query()['counters']
-    }
+    counters = _run_and_count(p)
     self.assertEqual(counters['num_inferences'], 3)
     self.assertEqual(counters['failed_batches_counter'], 1)
 

@@ -53,6 +53,7 @@ from apache_beam.transforms import window
 from apache_beam.transforms.batching import opt_in
 from apache_beam.transforms.batching.advisor.reading import Arrivals
 from apache_beam.transforms.batching.advisor.reading import InputError
+from apache_beam.transforms.batching.advisor.reading import check_numbers
 from apache_beam.transforms.batching.advisor.reading import read
 from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.options import BatchingOptions
@@ -246,13 +247,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     streaming = PipelineOptions(flags).view_as(StandardOptions).streaming
     if streaming and args.time_column is None:
       raise InputError('--streaming needs --time_column.')
-    for name in ('speedup', 'max_wait_secs', 'max_batch_size'):
-      if not 0 < getattr(args, name) < float('inf'):
-        raise InputError(f'--{name}={getattr(args, name)}: must be positive.')
-    for name in ('fixed_cost', 'load'):
-      if not 0 <= getattr(args, name) < float('inf'):
-        raise InputError(
-            f'--{name}={getattr(args, name)}: must not be negative.')
+    check_numbers(
+        args,
+        positive=('speedup', 'max_wait_secs', 'max_batch_size'),
+        not_negative=('fixed_cost', 'load'))
     arrivals = read(
         args.lengths,
         args.column,

@@ -125,19 +125,13 @@ class Waiter:
           not settled and known != self._within_bundle.known()):
         known = self._within_bundle.known()
         limits = self._within_bundle.limits_now()
-        runs = sorted(self._cut(room, *known), key=attrgetter('start'))
+        cost, most = known
+        sums = self._within_bundle.sums_of(room.values(), most)
+        runs = cut_into_runs(room.lengths, cost, sums, limits)
+        runs.sort(key=attrgetter('start'))
       # From the end, so that the others' indices stay.
       run = runs.pop()
       yield Leaving(run.start, run.end), 'window_end'
-
-  def _cut(self, room, cost, most):
-    values = room.values()
-    sums = [([v[i] for v in values], limit)
-            for i, limit in enumerate(self._sum_limits)]
-    if most is not None:
-      sums.append(([1] * len(room), most))
-    limits = self._within_bundle.limits_now()
-    return cut_into_runs(room.lengths, cost, sums, limits)
 
   def _oldest(self, room):
     index, _ = room.oldest()

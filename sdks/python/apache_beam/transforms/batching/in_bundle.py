@@ -199,6 +199,14 @@ class LengthBatchingDoFn(DoFn):
         max_padded_size=self.memory.limit,
         max_variable_cost=self._target_secs if timed else None)
 
+  def sums_of(self, values, most_elements):
+    """What ``cut_into_runs`` takes as sums, from the values of each element."""
+    sums = [([v[i] for v in values], limit)
+            for i, (_, limit) in enumerate(self.sums)]
+    if most_elements is not None:
+      sums.append(([1] * len(values), most_elements))
+    return sums
+
   def _hold(self, batches):
     for batch in batches:
       self._by_window[batch.window] += batch.held
@@ -209,10 +217,7 @@ class LengthBatchingDoFn(DoFn):
     batches = []
     for window, held in self._by_window.items():
       held.sort(key=attrgetter('length'))
-      sums = [([h.values[i] for h in held], limit)
-              for i, (_, limit) in enumerate(self.sums)]
-      if most_elements is not None:
-        sums.append(([1] * len(held), most_elements))
+      sums = self.sums_of([h.values for h in held], most_elements)
       lengths = [h.length for h in held]
       runs = cut_into_runs(lengths, cost, sums, limits)
       if self.metrics:

@@ -35,6 +35,7 @@ from pathlib import Path
 from apache_beam.transforms.batching.advisor import policies
 from apache_beam.transforms.batching.advisor import report
 from apache_beam.transforms.batching.advisor.reading import InputError
+from apache_beam.transforms.batching.advisor.reading import check_numbers
 from apache_beam.transforms.batching.advisor.reading import read
 from apache_beam.transforms.batching.least_cost import Cost
 
@@ -75,14 +76,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(args) -> None:
-  for name in ('speedup', 'max_batch_size', 'max_padded_size', 'lookahead'):
-    value = getattr(args, name)
-    if value is not None and not 0 < value < float('inf'):
-      raise InputError(f'--{name}={value}: must be positive.')
-  for name in ('fixed_cost', 'max_wait_secs'):
-    value = getattr(args, name)
-    if value is not None and not 0 <= value < float('inf'):
-      raise InputError(f'--{name}={value}: must not be negative.')
+  check_numbers(
+      args,
+      positive=('speedup', 'max_batch_size', 'max_padded_size', 'lookahead'),
+      not_negative=('fixed_cost', 'max_wait_secs'))
   timed = args.time_column is not None
   if timed != (args.max_wait_secs is not None):
     raise InputError('--time_column and --max_wait_secs need each other.')

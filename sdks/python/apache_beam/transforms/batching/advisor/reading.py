@@ -17,10 +17,12 @@
 
 """Reads lengths and times from CSV, JSON Lines and Parquet files."""
 
+import argparse
 import dataclasses
 import datetime
 import math
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from pyarrow import csv
 from pyarrow import json
 from pyarrow import parquet
 
-__all__ = ['InputError', 'Arrivals', 'read']
+__all__ = ['InputError', 'Arrivals', 'check_numbers', 'read']
 
 _READERS: dict[str, Callable[[Path], pyarrow.Table]] = {
     '.csv': csv.read_csv,
@@ -49,6 +51,25 @@ class Arrivals:
   """Lengths and, where there are any, seconds since the first arrival."""
   lengths: list[int]
   times: list[float] | None
+
+
+def check_numbers(
+    args: argparse.Namespace,
+    positive: Iterable[str],
+    not_negative: Iterable[str]) -> None:
+  """Checks arguments that are numbers, by name; None is not given.
+
+  Raises:
+    InputError: if one is out of range or not finite.
+  """
+  for name in positive:
+    value = getattr(args, name)
+    if value is not None and not 0 < value < math.inf:
+      raise InputError(f'--{name}={value}: must be positive.')
+  for name in not_negative:
+    value = getattr(args, name)
+    if value is not None and not 0 <= value < math.inf:
+      raise InputError(f'--{name}={value}: must not be negative.')
 
 
 def read(
