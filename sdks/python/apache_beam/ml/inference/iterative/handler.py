@@ -1,0 +1,138 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Model handlers that can generate step by step."""
+
+import abc
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from apache_beam.ml.inference.base import ModelHandler
+from apache_beam.ml.inference.base import PredictionResult
+from apache_beam.ml.inference.iterative.session import Delta
+from apache_beam.ml.inference.iterative.session import Request
+from apache_beam.ml.inference.iterative.session import Session
+
+__all__ = ['Generation', 'SessionModelHandler', 'SupportsSessions']
+
+
+class SupportsSessions(abc.ABC):
+  """What a ModelHandler adds for ``RunInference(handler, iterative=...)``."""
+  @abc.abstractmethod
+  def open_session(self) -> Session:
+    """Loads the model, or connects to its server.
+
+    Called once for each worker process and model.
+    """
+
+  def prompt_of(self, example: Any) -> Any:
+    """What the session takes for an example.
+
+    Raises:
+      ValueError: if the example cannot be taken; the message says why.
+    """
+    return example
+
+  def session_model_id(self) -> str | None:
+    """What the last chunk names as its model."""
+    return None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Generation:
+  """The whole result for an input, as PredictionResult.inference.
+
+  Attributes:
+    text, token_ids, values: all that was generated.
+    finish_reason: one of ``chunk.FINISH_REASONS``.
+    prompt_tokens, completion_tokens: where the engine tells them.
+  """
+  text: str = ''
+  token_ids: tuple[int, ...] = ()
+  values: np.ndarray | None = None
+  finish_reason: str | None = None
+  prompt_tokens: int | None = None
+  completion_tokens: int | None = None
+
+
+class SessionModelHandler(ModelHandler[Any, PredictionResult, Session],
+                          SupportsSessions):
+  """A ModelHandler whose model is a session; also runs batches to the end."""
+  def load_model(self) -> Session:
+    return self.open_session()
+
+  def run_inference(
+      self,
+      batch: Sequence[Any],
+      model: Session,
+      inference_args: Mapping[str, Any] | None = None
+  ) -> Iterable[PredictionResult]:
+    """Generates for a batch at the same time.
+
+    Raises:
+      RuntimeError: if the model fails for one of them.
+    """
+    requests = [
+        Request(_next_id(), self.prompt_of(example), inference_args or {})
+        for example in batch
+    ]
+    try:
+      for request in requests:
+        model.submit(request)
+      for example, request in zip(batch, requests):
+        yield PredictionResult(
+            example,
+            _to_the_end(model, request.request_id),
+            self.session_model_id())
+    finally:
+      for request in requests:
+        model.cancel(request.request_id)
+
+  def pads_batches(self) -> bool:
+    return False
+
+
+_numbers = itertools.count()
+
+
+def _next_id() -> str:
+  # Never leaves the process.
+  return f'one-shot-{next(_numbers)}'
+
+
+def _to_the_end(session: Session, request_id: str) -> Generation:
+  whole = Delta()
+  while whole.finish_reason is None:
+    # A last delta is always ready; whatever is before it waits for it.
+    delta = session.poll(request_id, timeout=60, ready=lambda _: False)
+    if delta is not None:
+      whole += delta
+  if whole.error:
+    raise RuntimeError(whole.error)
+  return Generation(
+      whole.text,
+      whole.token_ids,
+      whole.values,
+      whole.finish_reason,
+      whole.prompt_tokens,
+      whole.tokens)

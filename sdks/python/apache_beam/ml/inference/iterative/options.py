@@ -1,0 +1,107 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""How RunInference emits partial results."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ['IterativeOptions', 'Progress']
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """What ``IterativeOptions.stop_when`` judges.
+
+  Attributes:
+    text: all of the text so far.
+    token_ids: its tokens, where the engine tells them.
+    tokens: how many.
+    example: the input.
+  """
+  text: str
+  token_ids: tuple[int, ...]
+  tokens: int
+  example: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class IterativeOptions:
+  """Options of iterative inference. Needs --experiments=iterative_inference.
+
+  Args:
+    mode: ``'in_bundle'``, chunks reach fused steps as they are made and
+      anything behind a shuffle when the bundle ends, or ``'durable'``, each
+      chunk is committed on its own and seen behind shuffles at once.
+    request_id_fn: gives each input a str that no other input has, and the same
+      one when it is tried again. Without it ids are random: in the mode
+      'in_bundle' anew for each attempt.
+    chunk_tokens: the first chunk of a result comes with its first token, later
+      ones hold so many tokens,
+    chunk_secs: or what was made in so many seconds, if that is less.
+    max_in_flight: how many inputs a worker generates for at the same time,
+      at most; more wait.
+    request_timeout_secs: an input that takes longer, from its submission, ends
+      with the finish reason 'error'. None: no limit.
+    stall_timeout_secs: likewise if so long nothing was made for it.
+    stop_when: a function of a Progress, evaluated where the model runs, with
+      each chunk. If it is true the engine's work for that input is stopped, and
+      the chunk is the last, with the finish reason 'cancelled'.
+
+  Raises:
+    TypeError: if a value has the wrong type.
+    ValueError: if a value is out of range.
+  """
+  mode: str = 'in_bundle'
+  request_id_fn: Callable[[Any], str] | None = None
+  # 8 tokens a chunk cost a seventh of the chunks and, durable, 7 % of the
+  # time of one-shot batches (16 prompts of 64 tokens on Prism).
+  chunk_tokens: int = 8
+  chunk_secs: float = 1.0
+  max_in_flight: int = 256
+  request_timeout_secs: float | None = None
+  stall_timeout_secs: float | None = 300.0
+  stop_when: Callable[[Progress], bool] | None = None
+
+  def __post_init__(self):
+    if self.mode not in ('in_bundle', 'durable'):
+      raise ValueError(
+          f"IterativeOptions(mode={self.mode!r}): must be 'in_bundle' or "
+          "'durable'.")
+    for name in ('chunk_tokens', 'max_in_flight'):
+      value = getattr(self, name)
+      if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f'IterativeOptions({name}={value!r}): must be an int.')
+      if value <= 0:
+        raise ValueError(
+            f'IterativeOptions({name}={value!r}): must be positive.')
+    for name in ('chunk_secs', 'request_timeout_secs', 'stall_timeout_secs'):
+      value = getattr(self, name)
+      if value is None and name != 'chunk_secs':
+        continue
+      if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(
+            f'IterativeOptions({name}={value!r}): must be a number of seconds.')
+      if not value > 0:
+        raise ValueError(
+            f'IterativeOptions({name}={value!r}): must be positive.')
+    for name in ('request_id_fn', 'stop_when'):
+      value = getattr(self, name)
+      if value is not None and not callable(value):
+        raise TypeError(
+            f'IterativeOptions({name}={value!r}): must be a function.')
