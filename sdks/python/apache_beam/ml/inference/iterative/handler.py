@@ -77,7 +77,22 @@ class Generation:
 
 class SessionModelHandler(ModelHandler[Any, PredictionResult, Session],
                           SupportsSessions):
-  """A ModelHandler whose model is a session; also runs batches to the end."""
+  """A ModelHandler whose model is a session; also runs batches to the end.
+
+  Args:
+    kwargs: those of ModelHandler.
+
+  Raises:
+    ValueError: if the model is to be shared by several processes.
+  """
+  def __init__(self, **kwargs):
+    super().__init__(**kwargs)
+    if super().share_model_across_processes():
+      raise ValueError(
+          f'{type(self).__name__}: a session belongs to one process, so '
+          'large_model and model_copies have no effect. Leave them out; a model '
+          'that all processes share needs a server.')
+
   def load_model(self) -> Session:
     return self.open_session()
 

@@ -1,0 +1,77 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""How elements become requests."""
+
+import dataclasses
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from apache_beam.ml.inference.iterative.handler import SupportsSessions
+from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.ml.inference.iterative.session import Request
+
+__all__ = ['Inputs', 'request_id_of']
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """What elements are.
+
+  Args:
+    handler: that of the model, without its key.
+    keyed: whether elements are (key, example) pairs; None: those that are
+      tuples, as MaybeKeyedModelHandler has it.
+    inference_args: those of RunInference.
+  """
+  handler: SupportsSessions
+  keyed: bool | None
+  inference_args: Mapping[str, Any]
+
+  def is_keyed(self, element: Any) -> bool:
+    return isinstance(element, tuple) if self.keyed is None else self.keyed
+
+  def example_of(self, element: Any) -> Any:
+    return element[1] if self.is_keyed(element) else element
+
+  def with_key(self, element: Any, output: Any) -> Any:
+    return (element[0], output) if self.is_keyed(element) else output
+
+  def request(self, request_id: str, element: Any) -> Request:
+    """Raises ValueError if the handler does not take the example."""
+    prompt = self.handler.prompt_of(self.example_of(element))
+    return Request(request_id, prompt, self.inference_args)
+
+
+def request_id_of(options: IterativeOptions, element: Any) -> str:
+  """What names an input; a random name without a function.
+
+  Raises:
+    ValueError: if request_id_fn fails or returns no str.
+  """
+  if options.request_id_fn is None:
+    return uuid.uuid4().hex
+  try:
+    request_id = options.request_id_fn(element)
+  except Exception as e:
+    raise ValueError(f'request_id_fn raised {e!r} for {element!r:.200}') from e
+  if not isinstance(request_id, str):
+    raise ValueError(
+        f'request_id_fn returned {request_id!r} for {element!r:.200}; it must '
+        'return a str')
+  return request_id

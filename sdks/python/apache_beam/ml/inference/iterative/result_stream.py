@@ -1,0 +1,147 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""How what a session makes for one input becomes its chunks. No Beam here."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from apache_beam.ml.inference.iterative.chunk import Chunk
+from apache_beam.ml.inference.iterative.chunk import Timings
+from apache_beam.ml.inference.iterative.chunk import Usage
+from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.ml.inference.iterative.options import Progress
+from apache_beam.ml.inference.iterative.session import Delta
+from apache_beam.ml.inference.iterative.session import Transcript
+
+__all__ = ['ResultStream']
+
+
+class ResultStream:
+  """Counts, times and ends the chunks of an input.
+
+  Args:
+    request_id, example, model_id: of the chunks.
+    options: when a chunk is due, and what ends a result early.
+    arrived: when the input came, in seconds of clock.
+    clock: of ``time.monotonic``.
+    transcript: what was emitted by an earlier stream for the same input.
+    index: how many chunks that were.
+  """
+  def __init__(
+      self,
+      request_id: str,
+      example: Any,
+      model_id: str | None,
+      options: IterativeOptions,
+      arrived: float,
+      clock: Callable[[], float],
+      transcript: Transcript = Transcript(),
+      index: int = 0):
+    self.request_id = request_id
+    self.transcript = transcript
+    self.index = index
+    self.arrived = arrived
+    self.submitted: float | None = None
+    self.first_made: float | None = None
+    self.last_made: float | None = None
+    self._prompt_tokens = None
+    self._example = example
+    self._model_id = model_id
+    self._options = options
+    self._clock = clock
+    self._last_news = arrived
+
+  def was_submitted(self) -> None:
+    self._last_news = self._clock()
+    if self.submitted is None:
+      self.submitted = self._last_news
+
+  def is_ready(self, delta: Delta) -> bool:
+    """Whether a chunk is due; for ``Session.poll``."""
+    return (
+        self.index == 0 or delta.tokens >= self._options.chunk_tokens or
+        self._clock() - delta.started >= self._options.chunk_secs)
+
+  def take(self, delta: Delta) -> Chunk:
+    """The next chunk; the last if it has a finish reason.
+
+    If the delta has none, the session still generates.
+    """
+    before = self.transcript
+    self.transcript = Transcript(
+        before.text + delta.text,
+        before.token_ids + delta.token_ids,
+        before.tokens + delta.tokens)
+    self._last_news = self._clock()
+    if delta.tokens:
+      self.last_made = delta.made
+      if self.first_made is None:
+        self.first_made = delta.started
+    self._prompt_tokens = delta.prompt_tokens or self._prompt_tokens
+    reason, error = delta.finish_reason, delta.error
+    if reason is None:
+      reason, error = self._judge()
+    chunk = Chunk(
+        self.request_id, self.index, delta.text, delta.token_ids, delta.values)
+    self.index += 1
+    return chunk if reason is None else self._finish(chunk, reason, error)
+
+  def fail(self, error: str) -> Chunk:
+    """The last chunk, with an error ``'kind: message'``."""
+    chunk = Chunk(self.request_id, self.index)
+    self.index += 1
+    return self._finish(chunk, 'error', error)
+
+  def overdue(self) -> str | None:
+    """Why the input has to be given up, as an error, or None."""
+    now, options = self._clock(), self._options
+    limit = options.request_timeout_secs
+    if limit is not None and now - (self.submitted or now) > limit:
+      return f'timeout: not done {limit} s after it was submitted'
+    limit = options.stall_timeout_secs
+    if limit is not None and now - self._last_news > limit:
+      return f'timeout: nothing was made for {limit} s'
+    return None
+
+  def _judge(self):
+    stop_when = self._options.stop_when
+    if stop_when is None:
+      return None, None
+    done = self.transcript
+    try:
+      stop = stop_when(
+          Progress(done.text, done.token_ids, done.tokens, self._example))
+    except Exception as e:  # pylint: disable=broad-except
+      return 'error', f'stop_when: it raised {e!r}'
+    return ('cancelled' if stop else None), None
+
+  def _finish(self, chunk, reason, error):
+    submitted = self.submitted or self.arrived
+    first, last = self.first_made, self.last_made
+    return dataclasses.replace(
+        chunk,
+        finish_reason=reason,
+        error=error,
+        usage=Usage(self._prompt_tokens, self.transcript.tokens),
+        timings=Timings(
+            queued=submitted - self.arrived,
+            first=None if first is None else first - submitted,
+            total=0.0 if last is None else last - submitted),
+        model_id=self._model_id,
+        example=self._example)
