@@ -83,8 +83,7 @@ def build(layout: Layout) -> None:
       layout,
       smollm.NAME,
       venv,
-      models / smollm.NAME,
-      lambda: _convert_smollm(layout, python))
+      models / smollm.NAME, lambda: _convert_smollm(layout, python))
   version = upstream.read_pin(layout).version
   for name, module in GO_PROGRAMS.items():
     _go_program(layout, name, module.format(version=version))
@@ -185,8 +184,9 @@ def _convert_smollm(layout: Layout, python: Path) -> None:
   pins = [layout.root / 'requirements' / f'{n}.txt' for n in ('lock', 'models')]
   kept = layout.cache / 'models' / f'{smollm.NAME}-{_hash(pins)[:16]}'
   if not kept.exists():
-    _keep(kept, lambda folder: _run([python, '-m', 'tools.smollm', folder],
-                                    cwd=layout.root))
+    _keep(
+        kept, lambda folder: _run([python, '-m', 'tools.smollm', folder], cwd=
+                                  layout.root))
   link = layout.build / 'models' / smollm.NAME
   link.unlink(missing_ok=True)
   link.symlink_to(kept)

@@ -100,6 +100,11 @@ class IterativeOptions:
       if not value > 0:
         raise ValueError(
             f'IterativeOptions({name}={value!r}): must be positive.')
+    stall = self.stall_timeout_secs
+    if stall is not None and stall <= self.chunk_secs:
+      raise ValueError(
+          f'IterativeOptions(stall_timeout_secs={stall!r}): must be more than '
+          f'chunk_secs={self.chunk_secs!r}, for which tokens may wait.')
     for name in ('request_id_fn', 'stop_when'):
       value = getattr(self, name)
       if value is not None and not callable(value):

@@ -1,0 +1,368 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Tests of chunks that are emitted while a bundle is processed."""
+
+import collections
+import threading
+import unittest
+
+import apache_beam as beam
+from apache_beam.metrics.metric import MetricsFilter
+from apache_beam.ml.inference.base import KeyedModelHandler
+from apache_beam.ml.inference.base import MaybeKeyedModelHandler
+from apache_beam.ml.inference.base import RunInference
+from apache_beam.ml.inference.iterative.generator import GeneratorModelHandler
+from apache_beam.ml.inference.iterative.handler import SessionModelHandler
+from apache_beam.ml.inference.iterative.in_bundle import InBundleDoFn
+from apache_beam.ml.inference.iterative.inputs import Inputs
+from apache_beam.ml.inference.iterative.mailboxes import BufferedSession
+from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.ml.inference.iterative.session import Delta
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that
+from apache_beam.testing.util import equal_to
+from apache_beam.transforms import window
+
+# What fused consumers saw, and what the engines of tests did, by test.
+seen = collections.defaultdict(list)
+saw_a_chunk = collections.defaultdict(lambda: threading.Semaphore(0))
+
+
+def words(batch, model, args):
+  """Each prompt's words, a word of each at a time."""
+  lists = [text.split() for text in batch]
+  for step in range(max(map(len, lists))):
+    for position, prompt in enumerate(lists):
+      if step < len(prompt):
+        yield position, prompt[step] + ' '
+
+
+def no_model():
+  return None
+
+
+def waiting(batch, model, args):
+  """Makes more when a step behind it has seen what there is of each input."""
+  for position in range(len(batch)):
+    yield position, 'first'
+  for _ in batch:
+    if not saw_a_chunk[args['name']].acquire(timeout=30):
+      raise RuntimeError('nobody saw the first chunks')
+  for position in range(len(batch)):
+    yield position, ' second'
+
+
+class See(beam.DoFn):
+  """In the module, so that what it writes is not a pickled copy."""
+  def __init__(self, name):
+    self._name = name
+
+  def process(self, chunk):
+    seen[self._name].append(chunk)
+    saw_a_chunk[self._name].release()
+    yield chunk
+
+
+def words_handler(**kwargs):
+  return GeneratorModelHandler(
+      no_model, words, model_id='words', min_batch_size=8, **kwargs)
+
+
+def pipeline():
+  return TestPipeline(
+      'FnApiRunner',
+      options=PipelineOptions(['--experiments=iterative_inference']))
+
+
+def summary(chunks):
+  """Of the chunks of one input."""
+  chunks = sorted(chunks, key=lambda c: c.index)
+  indices = [c.index for c in chunks]
+  assert indices == list(range(len(chunks))), indices
+  assert [c.is_last for c in chunks[:-1]] == [False] * (len(chunks) - 1)
+  text = ''.join(c.text for c in chunks)
+  return chunks[-1].example, text.strip(), chunks[-1].finish_reason
+
+
+def summaries(chunks):
+  return (
+      chunks
+      | beam.WithKeys(lambda c: c.request_id)
+      | beam.GroupByKey()
+      | beam.MapTuple(lambda _, group: summary(group)))
+
+
+class LosingSession(BufferedSession):
+  """Spells prompts; its engine dies once, after some letters in all."""
+  resumes = 'exact'
+  dies_after = {}
+
+  def __init__(self, name):
+    super().__init__()
+    self._name = name
+    self._prompts = {}
+
+  def _start(self, request, resume_from):
+    self._prompts[request.request_id] = (request.prompt, resume_from.tokens)
+
+  def _stop(self, request_id):
+    seen[self._name].append(f'stopped {request_id}')
+
+  def wait(self, timeout):
+    # Makes a letter for each request when somebody waits for news.
+    for key, (prompt, done) in list(self._prompts.items()):
+      left = self.dies_after.get(self._name)
+      if left == 0:
+        self.dies_after[self._name] = None
+        seen[self._name].append('died')
+        self.close()
+        break
+      if left:
+        self.dies_after[self._name] = left - 1
+      end = done + 1 == len(prompt)
+      self._push(
+          key,
+          Delta(prompt[done], tokens=1, finish_reason='stop' if end else None))
+      self._prompts[key] = (prompt, done + 1)
+      if end:
+        del self._prompts[key]
+    return super().wait(min(timeout, 0.001))
+
+
+class LosingHandler(SessionModelHandler):
+  def __init__(self, name, resumes='exact'):
+    super().__init__()
+    self._name = name
+    self._resumes = resumes
+
+  def open_session(self):
+    seen[self._name].append('opened')
+    session = LosingSession(self._name)
+    session.resumes = self._resumes
+    return session
+
+
+class InBundleTest(unittest.TestCase):
+  def setUp(self):
+    self.name = self.id()
+    seen.pop(self.name, None)
+
+  def test_fused_steps_see_a_token_of_each_input_before_more_are_made(self):
+    inputs = ['x', 'y', 'z']
+    with pipeline() as p:
+      chunks = (
+          p | beam.Create(inputs, reshuffle=False)
+          | RunInference(
+              GeneratorModelHandler(no_model, waiting, min_batch_size=3),
+              inference_args={'name': self.name},
+              iterative=IterativeOptions())
+          | beam.ParDo(See(self.name)))
+      assert_that(
+          summaries(chunks),
+          equal_to([(text, 'first second', 'stop') for text in inputs]))
+
+  def test_keys_stay_with_their_inputs(self):
+    # Lengths differ, so the order of ends is not that of the inputs.
+    inputs = [(n, ' '.join(f'{n}' for _ in range(1 + n % 5)))
+              for n in range(20)]
+    for handler in (KeyedModelHandler(words_handler()),
+                    MaybeKeyedModelHandler(words_handler())):
+      with self.subTest(type(handler).__name__), pipeline() as p:
+        texts = (
+            p | beam.Create(inputs)
+            | RunInference(handler, iterative=IterativeOptions(chunk_tokens=1))
+            | beam.GroupByKey()
+            | beam.MapTuple(lambda key, chunks: (key, summary(chunks)[1])))
+        assert_that(texts, equal_to(inputs))
+
+  def test_preprocessing_comes_first(self):
+    handler = words_handler().with_preprocess_fn(lambda text: text.upper())
+    with pipeline() as p:
+      chunks = p | beam.Create(['a b']) | RunInference(
+          handler, iterative=IterativeOptions())
+      assert_that(summaries(chunks), equal_to([('A B', 'A B', 'stop')]))
+
+  def test_request_ids_are_those_of_the_function(self):
+    with pipeline() as p:
+      chunks = p | beam.Create([('k1', 'a b'), ('k2', 'c')]) | RunInference(
+          KeyedModelHandler(words_handler()),
+          iterative=IterativeOptions(request_id_fn=lambda pair: pair[0]))
+      ids = chunks | beam.MapTuple(lambda _, c: c.request_id) | beam.Distinct()
+      assert_that(ids, equal_to(['k1', 'k2']))
+
+  def test_bad_request_ids_fail_their_inputs_alone(self):
+    def request_id(text):
+      return {'good': 'id', 'number': 3}[text]
+
+    with pipeline() as p:
+      chunks = p | beam.Create(['good', 'number', 'raises']) | RunInference(
+          words_handler(), iterative=IterativeOptions(request_id_fn=request_id))
+      errors = chunks | beam.Filter(lambda c: c.is_last) | beam.Map(
+          lambda c: (c.example, (c.error or '')[:32]))
+      assert_that(
+          errors,
+          equal_to([('good', ''),
+                    ('number', 'invalid: request_id_fn returned '),
+                    ('raises', 'invalid: request_id_fn raised Ke')]))
+
+  def test_an_id_that_is_in_flight_is_refused(self):
+    with pipeline() as p:
+      chunks = p | beam.Create(['a', 'b'], reshuffle=False) | RunInference(
+          words_handler(),
+          iterative=IterativeOptions(request_id_fn=lambda _: 'same'))
+      ends = chunks | beam.Filter(lambda c: c.is_last) | beam.Map(
+          lambda c: (c.example, c.error_kind))
+      assert_that(ends, equal_to([('a', None), ('b', 'duplicate')]))
+
+  def test_a_bad_input_leaves_its_neighbours_alone(self):
+    with pipeline() as p:
+      results, failed = p | beam.Create(['ab', 'bad', 'cde']) | RunInference(
+          PickyHandler(self.name),
+          iterative=IterativeOptions()).with_exception_handling()
+      assert_that(
+          summaries(results),
+          equal_to([('ab', 'ab', 'stop'), ('bad', '', 'error'),
+                    ('cde', 'cde', 'stop')]))
+      assert_that(
+          failed.failed_inferences,
+          equal_to([
+              (['bad'],
+               (RuntimeError, 'invalid: it is bad', ['invalid: it is bad']))
+          ]),
+          label='failed')
+
+  def test_windows_and_timestamps_are_those_of_the_input(self):
+    class Describe(beam.DoFn):
+      def process(
+          self, chunk, w=beam.DoFn.WindowParam, t=beam.DoFn.TimestampParam):
+        yield chunk.example, int(t), int(w.start)
+
+    with pipeline() as p:
+      described = (
+          p | beam.Create([('a', 3), ('bb', 12), ('ccc', 14)])
+          | beam.MapTuple(lambda text, t: window.TimestampedValue(text, t))
+          | beam.WindowInto(window.FixedWindows(10))
+          | RunInference(
+              LosingHandler(self.name), iterative=IterativeOptions())
+          | beam.Filter(lambda c: c.is_last)
+          | beam.ParDo(Describe()))
+      assert_that(
+          described, equal_to([('a', 3, 0), ('bb', 12, 10), ('ccc', 14, 10)]))
+
+  def test_no_more_inputs_are_in_flight_than_allowed(self):
+    p = pipeline()
+    chunks = p | beam.Create(['abcd' for _ in range(9)]) | RunInference(
+        LosingHandler(self.name), iterative=IterativeOptions(max_in_flight=3))
+    assert_that(summaries(chunks), equal_to([('abcd', 'abcd', 'stop')] * 9))
+    result = p.run()
+    self.assertEqual(metric(result, 'in_flight').result.max, 3)
+
+  def test_stopping_early_stops_the_engine(self):
+    with pipeline() as p:
+      chunks = p | beam.Create(['abxcdefgh', 'uvw']) | RunInference(
+          LosingHandler(self.name),
+          iterative=IterativeOptions(
+              chunk_tokens=1,
+              request_id_fn=lambda text: text,
+              stop_when=lambda progress: 'x' in progress.text))
+      assert_that(
+          summaries(chunks),
+          equal_to([('abxcdefgh', 'abx', 'cancelled'), ('uvw', 'uvw', 'stop')]))
+    self.assertIn('stopped abxcdefgh', seen[self.name])
+    self.assertNotIn('stopped uvw', seen[self.name])
+
+  def test_an_engine_that_dies_costs_no_token_and_doubles_none(self):
+    inputs = ['abcdefgh', 'ij', 'klmnop']
+    for dies_after in range(16):
+      with self.subTest(dies_after=dies_after), pipeline() as p:
+        LosingSession.dies_after[self.name] = dies_after
+        chunks = p | beam.Create(inputs) | RunInference(
+            LosingHandler(self.name),
+            iterative=IterativeOptions(chunk_tokens=2))
+        assert_that(
+            summaries(chunks), equal_to([(t, t, 'stop') for t in inputs]))
+    self.assertEqual(seen[self.name].count('died'), 16)
+
+  def test_an_engine_that_cannot_go_on_ends_in_an_error(self):
+    LosingSession.dies_after[self.name] = 3
+    with pipeline() as p:
+      chunks = p | beam.Create(['abcdef']) | RunInference(
+          LosingHandler(self.name, resumes='none'),
+          iterative=IterativeOptions(chunk_tokens=1))
+      assert_that(summaries(chunks), equal_to([('abcdef', 'abc', 'error')]))
+
+  def test_a_bundle_that_is_tried_again_starts_anew(self):
+    do_fn = InBundleDoFn(
+        Inputs(LosingHandler(self.name), False, {}),
+        IterativeOptions(chunk_tokens=1, request_id_fn=str),
+        self.name,
+        'here')
+    do_fn.setup()
+    do_fn.start_bundle()
+    for text in ('abc', 'de'):
+      list(do_fn.process(text, window.GlobalWindow(), 0))
+    # The bundle fails here.
+    next(do_fn.finish_bundle())
+    do_fn.start_bundle()
+    self.assertEqual(seen[self.name][-2:], ['stopped abc', 'stopped de'])
+    list(do_fn.process('abc', window.GlobalWindow(), 0))
+    chunks = [output.value for output in do_fn.finish_bundle()]
+    self.assertEqual(summary(chunks), ('abc', 'abc', 'stop'))
+    do_fn.teardown()
+
+  def test_counts_what_came_and_how_long_it_took(self):
+    p = pipeline()
+    chunks = p | beam.Create(['abcd', 'efgh']) | RunInference(
+        LosingHandler(self.name),
+        metrics_namespace='here',
+        iterative=IterativeOptions(
+            chunk_tokens=1, stop_when=lambda progress: 'f' in progress.text))
+    assert_that(
+        summaries(chunks),
+        equal_to([('abcd', 'abcd', 'stop'), ('efgh', 'ef', 'cancelled')]))
+    result = p.run()
+    counts = {
+        name: metric(result, name).result
+        for name in ('tokens', 'chunks', 'num_inferences', 'cancelled')
+    }
+    self.assertEqual(
+        counts, {
+            'tokens': 6, 'chunks': 6, 'num_inferences': 2, 'cancelled': 1
+        })
+    self.assertEqual(metric(result, 'ttft_msec').result.count, 2)
+    self.assertEqual(metric(result, 'ttft_from_arrival_msec').result.count, 2)
+    self.assertEqual(metric(result, 'inter_token_msec').result.count, 4)
+    self.assertEqual(metric(result, 'inter_chunk_msec').result.count, 4)
+
+
+class PickyHandler(LosingHandler):
+  def prompt_of(self, example):
+    if example == 'bad':
+      raise ValueError('it is bad')
+    return example
+
+
+def metric(result, name):
+  found = result.metrics().query(MetricsFilter().with_name(name))
+  (one, ) = [m for kind in found.values() for m in kind]
+  return one
+
+
+if __name__ == '__main__':
+  unittest.main()
