@@ -47,7 +47,9 @@ class BufferedSession(Session):
     self._changed = threading.Condition()
     # None: nothing was made yet, or it was taken.
     self._waiting: dict[str, Delta | None] = {}
-    self._has_news = False
+    self._pushes = 0
+    # Bundles of several threads share a session; each is told of all news.
+    self._seen_by_thread = threading.local()
     self._closed = False
 
   @abc.abstractmethod
@@ -103,9 +105,10 @@ class BufferedSession(Session):
     return request_id in self._waiting
 
   def wait(self, timeout):
+    seen = getattr(self._seen_by_thread, 'pushes', 0)
     with self._changed:
-      news = self._changed.wait_for(lambda: self._has_news, timeout)
-      self._has_news = False
+      news = self._changed.wait_for(lambda: self._pushes != seen, timeout)
+      self._seen_by_thread.pushes = self._pushes
       return news
 
   def cancel(self, request_id):
@@ -143,7 +146,7 @@ class BufferedSession(Session):
       if before is self or before is not None and before.finish_reason:
         return False
       self._waiting[request_id] = delta if before is None else before + delta
-      self._has_news = True
+      self._pushes += 1
       self._changed.notify_all()
       return True
 

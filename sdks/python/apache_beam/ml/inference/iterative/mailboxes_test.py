@@ -183,6 +183,20 @@ class BufferedSessionTest(unittest.TestCase):
     thread.join()
     self.assertEqual(session.poll('b', timeout=30).text, 'x')
 
+  def test_every_thread_is_told_of_news(self):
+    session = Engine()
+    session.submit(Request('a', 'p'))
+    session.make('a', 'x')
+    told = []
+    threads = [
+        threading.Thread(target=lambda: told.append(session.wait(0)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+      thread.start()
+      thread.join()
+    self.assertEqual(told, [True, True])
+
   def test_waits_for_one_request(self):
     session = Engine()
     session.submit(Request('a', 'p'))

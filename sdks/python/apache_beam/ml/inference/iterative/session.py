@@ -157,7 +157,8 @@ class Session(abc.ABC):
 
   @abc.abstractmethod
   def wait(self, timeout: float) -> bool:
-    """Waits until something was made for any request since the last wait.
+    """Waits until something was made for any request since this thread's last
+    wait.
 
     Returns:
       False if nothing was, in so many seconds.
