@@ -88,12 +88,14 @@ class Delta:
   is_lost: bool = False
 
   def __add__(self, later: 'Delta') -> 'Delta':
-    values = [d.values for d in (self, later) if d.values is not None]
+    values = [
+        np.atleast_1d(delta.values) for delta in (self, later)
+        if delta.values is not None
+    ]
     return Delta(
         text=self.text + later.text,
         token_ids=self.token_ids + later.token_ids,
-        values=np.concatenate(values) if len(values) > 1 else
-        (values[0] if values else None),
+        values=np.concatenate(values) if values else None,
         tokens=self.tokens + later.tokens,
         finish_reason=later.finish_reason,
         error=later.error,

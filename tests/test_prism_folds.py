@@ -1,0 +1,184 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Folds of chunks on a real portable runner, with a shuffle of its own."""
+
+import collections
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tools.layout import here
+
+_PRISM = here().build / 'bin' / 'prism'
+
+# Each text has 20 sentences in 61 chunks, which Prism shuffles.
+_HEAD = '''
+import json, random, sys, time
+import apache_beam as beam
+from apache_beam.ml.inference.iterative.chunk import Chunk
+from apache_beam.ml.inference.iterative.folds import FinalsOnly
+from apache_beam.ml.inference.iterative.folds import FoldToPredictionResult
+from apache_beam.ml.inference.iterative.folds import Sentences
+from apache_beam.ml.inference.iterative.folds import TextSoFar
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms import window
+from apache_beam.transforms.periodicsequence import PeriodicImpulse
+
+PARTS = [part for i in range(20) for part in (f'No {i}', ' is it', '. ')] + ['']
+
+
+def chunk_of(i, j):
+  last = j == len(PARTS) - 1
+  return i % 3, Chunk(
+      f'r{i}', j, PARTS[j], finish_reason='stop' if last else None,
+      example=i if last else None)
+
+
+def written(transform, label):
+  return (
+      transform
+      | label + 'Line' >> beam.Map(lambda e: json.dumps([label, e]))
+      | label + 'Key' >> beam.WithKeys(None)
+      # Drops what is late.
+      | label + 'Group' >> beam.GroupByKey()
+      | label + 'Write' >> beam.FlatMap(lambda pair: [
+          print(line, file=open(out, 'a'), flush=True) for line in pair[1]]))
+
+
+class AtWindow(beam.DoFn):
+  def process(self, pair, window=beam.DoFn.WindowParam):
+    yield [pair[0], pair[1].request_id, pair[1].index, pair[1].text,
+           pair[1].is_last, float(window.start), time.time()]
+
+
+def fold_all(chunks):
+  results = chunks | FoldToPredictionResult()
+  written(results | 'R' >> beam.MapTuple(
+      lambda k, r: [k, r.example, r.inference.text]), 'result')
+  for transform in FinalsOnly, TextSoFar, Sentences:
+    name = transform.__name__
+    parts = chunks | transform()
+    written(parts | name + 'At' >> beam.ParDo(AtWindow()), name)
+
+
+out, *flags = sys.argv[1:]
+'''
+
+_BATCH = _HEAD + '''
+with beam.Pipeline(options=PipelineOptions(flags)) as p:
+  fold_all(
+      p
+      | beam.Create(random.sample(
+          [(i, j) for i in range(12) for j in range(len(PARTS))],
+          12 * len(PARTS)))
+      | beam.Reshuffle()
+      | beam.MapTuple(chunk_of).with_output_types(tuple[int, Chunk[int]])
+      | beam.Map(lambda e: window.TimestampedValue(e, int(e[1].request_id[1:])))
+      | beam.WindowInto(window.FixedWindows(6), allowed_lateness=0))
+'''
+
+# Twelve texts grow by a chunk every 150 ms, each within its window; pairs of
+# chunks come in the wrong order.
+_STREAMING = _HEAD + '''
+class Arrive(beam.DoFn):
+  def process(self, at):
+    tick = round((float(at) - start) / 0.15)
+    if tick < len(PARTS):
+      print(json.dumps(['made', time.time()]), file=open(out, 'a'), flush=True)
+      j = tick ^ 1 if tick ^ 1 < len(PARTS) else tick
+      for i in range(12):
+        yield chunk_of(i, j)
+
+
+start = time.time()
+with beam.Pipeline(options=PipelineOptions(flags)) as p:
+  fold_all(
+      p
+      | PeriodicImpulse(start, start + 0.15 * (len(PARTS) + 2), 0.15)
+      | beam.ParDo(Arrive()).with_output_types(tuple[int, Chunk[int]])
+      # All ticks are in the window of the start.
+      | beam.WindowInto(
+          window.FixedWindows(60, offset=start % 60), allowed_lateness=0))
+'''
+
+
+@pytest.fixture(name='prism')
+def _prism():
+  if not _PRISM.exists():
+    if os.environ.get('CI') == 'true':
+      pytest.fail('build/bin/prism is missing: CI needs Go.')
+    pytest.skip('build/bin/prism is missing; install Go and run make build.')
+  return _PRISM
+
+
+def _run(prism: Path, tmp_path: Path, pipeline: str, *flags: str) -> dict:
+  script = tmp_path / 'pipeline.py'
+  script.write_text(pipeline, encoding='utf-8')
+  out = tmp_path / 'out.jsonl'
+  done = subprocess.run(
+      [
+          sys.executable,
+          script,
+          out,
+          '--runner=PrismRunner',
+          f'--prism_location={prism}',
+          # Prism splits a slow bundle of a key and runs both parts on one state.
+          '--experiments=prism_disable_sdf_split',
+          *flags
+      ],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      check=False)
+  assert done.returncode == 0, done.stdout
+  found = collections.defaultdict(list)
+  for line in out.read_text().splitlines():
+    label, element = json.loads(line)
+    found[label].append(element)
+  return found
+
+
+def _check(found: dict, windows: list[float]):
+  sentences = [f'No {i} is it. ' for i in range(20)] + ['']
+  text = ''.join(sentences)
+  parts = [p for i in range(20) for p in (f'No {i}', ' is it', '. ')] + ['']
+  assert sorted(found['result']) == sorted([i % 3, i, text] for i in range(12))
+  for name, expected in (('FinalsOnly', [(60, text, True)]), (
+      'Sentences',
+      [(j, s, j == 20) for j, s in enumerate(sentences)]), ('TextSoFar', [
+          (j, ''.join(parts[:j + 1]), j == 60) for j in range(61)
+      ])):
+    assert sorted(one[:-1] for one in found[name]) == sorted(
+        [i % 3, f'r{i}', *one, windows[i]]
+        for i in range(12)
+        for one in expected), name
+
+
+def test_folds_on_prism(prism: Path, tmp_path: Path):
+  _check(_run(prism, tmp_path, _BATCH), [6 * (i // 6) for i in range(12)])
+
+
+def test_folds_of_a_stream_on_prism(prism: Path, tmp_path: Path):
+  found = _run(prism, tmp_path, _STREAMING, '--streaming')
+  _check(found, [found['FinalsOnly'][0][5]] * 12)
+  # Nobody waited for the end of the texts to see a sentence.
+  seen = [at for _, _, index, *_, at in found['Sentences'] if index == 0]
+  assert max(seen) < max(found['made'])
