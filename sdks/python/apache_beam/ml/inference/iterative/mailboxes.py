@@ -83,6 +83,8 @@ class BufferedSession(Session):
       self._start(request, resume_from)
     except ValueError as e:
       self._fail(request_id, f'invalid: {e}')
+    except Exception as e:  # pylint: disable=broad-except
+      self._fail(request_id, f'engine: it did not take the request: {e!r}')
 
   def poll(self, request_id, timeout=0.0, ready=None):
     def can_be_taken():

@@ -41,6 +41,8 @@ class Engine(BufferedSession):
   def _start(self, request, resume_from):
     if request.prompt == 'bad':
       raise ValueError('it is bad')
+    if request.prompt == 'broken':
+      raise KeyError('no such model')
     self.started.append((request.request_id, resume_from))
 
   def _stop(self, request_id):
@@ -131,6 +133,8 @@ class BufferedSessionTest(unittest.TestCase):
     delta = session.poll('a')
     self.assertEqual(delta.error, 'invalid: it is bad')
     self.assertFalse(delta.is_lost)
+    session.submit(Request('b', 'broken'))
+    self.assertRegex(session.poll('b').error, "^engine: .*'no such model'")
 
   def test_cancelling_stops_the_engine_once(self):
     session = Engine()
