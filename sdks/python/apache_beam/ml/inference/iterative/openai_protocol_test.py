@@ -1,0 +1,245 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Tests for the parts of OpenAI-compatible sessions that make no calls."""
+
+import datetime
+import email.utils
+import json
+import unittest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apache_beam.ml.inference.iterative import openai_arguments
+from apache_beam.ml.inference.iterative import openai_protocol
+from apache_beam.ml.inference.iterative.backoff import Backoff
+from apache_beam.ml.inference.iterative.backoff import retry_after_secs
+from apache_beam.ml.inference.iterative.received_text import Piece
+from apache_beam.ml.inference.iterative.received_text import ReceivedText
+from apache_beam.ml.inference.iterative.server_sent_events import EventReader
+from apache_beam.ml.inference.iterative.server_sent_events import EventTooLarge
+from apache_beam.ml.inference.iterative.session import Transcript
+
+CUTS = st.lists(st.integers(0, 200), max_size=10)
+
+
+def pieces(whole, cuts):
+  ends = sorted({min(cut, len(whole)) for cut in cuts} | {len(whole)})
+  return [whole[a:b] for a, b in zip([0, *ends], ends)]
+
+
+class BackoffTest(unittest.TestCase):
+  @given(
+      st.integers(1, 40),
+      st.floats(0, 1, exclude_max=True),
+      st.none() | st.floats(0, 200))
+  def test_waits_are_bounded(self, failures, random, retry_after):
+    backoff = Backoff(max_retries=30)
+    wait = backoff.wait_secs(failures, random, retry_after)
+    if failures > 30 or retry_after is not None and retry_after > 120:
+      self.assertIsNone(wait)
+    else:
+      self.assertLessEqual(wait, max(30, 1.1 * (retry_after or 0)))
+      self.assertGreaterEqual(wait, max(0.25, retry_after or 0))
+
+  def test_retry_after_is_seconds_or_a_date(self):
+    now = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+    date = email.utils.format_datetime(
+        now + datetime.timedelta(seconds=9), usegmt=True)
+    for value, secs in ((None, None), ('3', 3), ('0.5', 0.5), ('-4', 0),
+                        ('soon', None), ('nan', None), ('inf', None),
+                        (date, 9)):
+      with self.subTest(value=value):
+        self.assertEqual(secs, retry_after_secs(value, now.timestamp()))
+
+
+class EventReaderTest(unittest.TestCase):
+  @given(
+      st.lists(st.text(st.characters(exclude_characters='\r\n'))),
+      st.sampled_from(['\n', '\r', '\r\n']),
+      CUTS)
+  def test_events_are_whole_however_bytes_are_cut(self, texts, newline, cuts):
+    stream = ''.join(
+        f': comment{newline}event: x{newline}data: {text}{newline}{newline}'
+        for text in texts).encode()
+    reader = EventReader(10000)
+    events = []
+    for part in pieces(stream, cuts):
+      events += reader.feed(part)
+    self.assertEqual(texts, [event.decode() for event in events])
+
+  def test_an_event_without_its_end_is_none(self):
+    reader = EventReader(100)
+    self.assertEqual([], reader.feed(b'data: {"half": 1}\n'))
+    self.assertEqual([b'{"half": 1}\ny'], reader.feed(b'data:y\n\ndata: z'))
+
+  def test_memory_is_bounded(self):
+    for parts in ([b'x' * 101], [b'x' * 60] * 2, [b'data: 123456789\n'] * 20):
+      reader = EventReader(100)
+      with self.assertRaises(EventTooLarge):
+        for part in parts:
+          reader.feed(part)
+
+
+class ReceivedTextTest(unittest.TestCase):
+  @given(st.text(max_size=100), CUTS, st.lists(st.text(min_size=1), max_size=2))
+  def test_all_is_handed_on_up_to_a_stop_string(self, text, cuts, stop):
+    # Cut between the surrogates too, as JSON may.
+    units = text.encode('utf-16-le')
+    received, handed_on, count = ReceivedText(stop), '', 0
+    for number, part in enumerate(pieces(units, [2 * cut for cut in cuts])):
+      part = part.decode('utf-16-le', 'surrogatepass')
+      piece = received.add(part, [number], 1)
+      handed_on += piece.text
+      count += len(piece.token_ids)
+      self.assertEqual(len(piece.token_ids), piece.tokens)
+      handed_on.encode()
+      if received.is_stopped:
+        break
+    else:
+      handed_on += received.end().text
+    ends = [text.index(s) for s in stop if s in text]
+    self.assertEqual(bool(ends), received.is_stopped)
+    if len(stop) < 2 or not ends:
+      self.assertEqual(text[:min(ends)] if ends else text, handed_on)
+    else:
+      # Of two, the one that ends first was seen first.
+      self.assertTrue(text.startswith(handed_on))
+      for s in stop:
+        self.assertNotIn(s, handed_on)
+
+  def test_what_is_uncertain_is_held_back_with_its_tokens(self):
+    received = ReceivedText(['<end>'])
+    self.assertEqual(Piece('a', (1, ), 1), received.add('a', [1], 1))
+    self.assertEqual(Piece(), received.add('', [2], 1))
+    self.assertEqual(Piece('🚀', (2, 3), 2), received.add('🚀', [3], 1))
+    self.assertEqual(Piece(), received.add('b<en', [4], 1))
+    self.assertEqual(Piece('b<en.', (4, 5), 2), received.add('.', [5], 1))
+    self.assertEqual(Piece(), received.add('\ud83d', [6], 1))
+    self.assertEqual(Piece('\ufffd', (6, ), 1), received.end())
+
+
+class ProtocolTest(unittest.TestCase):
+  def test_arguments_are_checked(self):
+    good = {
+        'max_tokens': 3,
+        'temperature': 0,
+        'top_p': 0.5,
+        'stop': ['x'],
+        'seed': 1,
+        'logit_bias': {
+            '1': 2
+        },
+        'user': 'me',
+        'extra_body': {
+            'top_k': 3
+        }
+    }
+    openai_arguments.check_args('completions', good)
+    openai_arguments.check_args('chat', {'max_completion_tokens': 3, **good})
+    for name, value, error in (
+        ('top_k', 3, ValueError), ('n', 2, ValueError),
+        ('max_completion_tokens', 3, ValueError),
+        ('max_tokens', -1, ValueError), ('max_tokens', 1.5, TypeError),
+        ('temperature', 2.5, ValueError), ('temperature', 'hot', TypeError),
+        ('top_p', float('nan'), ValueError), ('stop', '', ValueError),
+        ('stop', [3], TypeError), ('seed', 'x', TypeError),
+        ('logit_bias', 1, TypeError), ('user', 1, TypeError),
+        ('extra_body', 1, TypeError), ('extra_body', {'n': 2}, ValueError)):
+      with self.subTest(name=name, value=value):
+        with self.assertRaisesRegex(error, name):
+          openai_arguments.check_args('completions', {name: value})
+
+  def test_bodies_go_on_from_a_transcript(self):
+    body = openai_protocol.request_body
+    args = {'max_tokens': 9, 'stop': 'x', 'extra_body': {'top_k': 1}}
+    before = Transcript('def', (), 4)
+    self.assertEqual({
+        'prompt': 'abcdef',
+        'max_tokens': 5,
+        'top_k': 1,
+        'seed': 2,
+        'stream_options': {
+            'include_usage': True
+        }
+    },
+                     body('completions', 'abc', args, before, seed=2))
+    ids = body('completions', [1, 2], args, Transcript('def', (3, 4), 2))
+    self.assertEqual([1, 2, 3, 4], ids['prompt'])
+    chat = body('chat', 'hi', {'max_completion_tokens': 9}, before)
+    self.assertEqual([{
+        'role': 'user', 'content': 'hi'
+    }, {
+        'role': 'assistant', 'content': 'def'
+    }],
+                     chat['messages'])
+    self.assertEqual((5, True, False),
+                     (
+                         chat['max_completion_tokens'],
+                         chat['continue_final_message'],
+                         chat['add_generation_prompt']))
+    self.assertNotIn('max_tokens', body('chat', 'hi', {}, Transcript()))
+    self.assertEqual(
+        16, body('completions', 'hi', {}, Transcript())['max_tokens'])
+
+  def test_events_are_read(self):
+    def read(**choice):
+      return openai_protocol.read_event(
+          json.dumps({
+              'choices': [choice]
+          }).encode())
+
+    self.assertEqual(('a', 1), (read(text='a').text, read(text='a').tokens))
+    # A part of a character is a token, who speaks is none.
+    self.assertEqual(1, read(text='').tokens)
+    self.assertEqual(0, read(delta={'role': 'assistant', 'content': ''}).tokens)
+    self.assertEqual('b', read(delta={'content': 'b'}).text)
+    self.assertEqual((5, 6), read(text='a', token_ids=[5, 6]).token_ids)
+    for reason, meaning in (('stop', 'stop'), ('length', 'length'),
+                            ('eos_token', 'stop'), (None, None)):
+      self.assertEqual(meaning, read(finish_reason=reason).finish_reason)
+    with self.assertRaisesRegex(openai_protocol.CallFailed, 'content_filter'):
+      read(text='half', finish_reason='content_filter')
+
+  @given(
+      st.binary() | st.recursive(
+          st.none() | st.integers()
+          | st.text(), lambda inner: st.lists(inner) | st.dictionaries(
+              st.sampled_from(['choices', 'text', 'delta', 'usage', 'error']),
+              inner)).map(lambda value: json.dumps(value).encode()))
+  def test_anything_is_an_event_or_a_failed_call(self, data):
+    try:
+      event = openai_protocol.read_event(data)
+      self.assertIsInstance(event.text, str)
+    except openai_protocol.CallFailed as e:
+      self.assertIn(e.kind, ('malformed', 'server'))
+
+  def test_statuses_are_retried_if_that_may_help(self):
+    for status, code, kind, again in (
+        (429, None, 'rate_limit', True),
+        (429, 'insufficient_quota', 'rate_limit', False),
+        (500, None, 'server', True), (503, None, 'server', True),
+        (408, None, 'server', True), (400, None, 'invalid', False),
+        (404, None, 'invalid', False), (401, None, 'server', False),
+        (302, None, 'server', False)):
+      failure = openai_protocol.failure_of_status(status, 'm', code, 3, 'KEY')
+      self.assertEqual((kind, again), (failure.kind, failure.is_retriable))
+
+
+if __name__ == '__main__':
+  unittest.main()

@@ -1,0 +1,208 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Model handlers for servers that speak OpenAI's API, which can stream."""
+
+import os
+import urllib.parse
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+from apache_beam.ml.inference.iterative import openai_arguments
+from apache_beam.ml.inference.iterative.backoff import Backoff
+from apache_beam.ml.inference.iterative.handler import SessionModelHandler
+from apache_beam.ml.inference.iterative.openai_client import ServerLimits
+from apache_beam.ml.inference.iterative.openai_session import OpenAISession
+
+__all__ = [
+    'Backoff',
+    'OpenAIChatModelHandler',
+    'OpenAICompletionsModelHandler',
+    'ServerLimits',
+]
+
+
+class _OpenAIModelHandler(SessionModelHandler):
+  """What both endpoints share."""
+
+  _endpoint: str
+  _levels: tuple[str, ...]
+
+  def __init__(
+      self,
+      base_url: str,
+      model: str,
+      *,
+      api_key_env: str | None = None,
+      resumes: str | None = None,
+      limits: ServerLimits | None = None,
+      backoff: Backoff | None = None,
+      min_batch_size: int | None = None,
+      max_batch_size: int | None = None,
+      max_batch_duration_secs: int | None = None,
+      max_batch_weight: int | None = None,
+      element_size_fn: Callable[[Any], int] | None = None):
+    super().__init__(
+        min_batch_size=min_batch_size,
+        max_batch_size=max_batch_size,
+        max_batch_duration_secs=max_batch_duration_secs,
+        max_batch_weight=max_batch_weight,
+        element_size_fn=element_size_fn)
+    self._name = name = type(self).__name__
+    _check_url(name, base_url)
+    if not isinstance(model, str) or not model:
+      raise ValueError(
+          f'{name}(model={model!r}): must be the name that the server gives '
+          'the model.')
+    if api_key_env is not None and (not isinstance(api_key_env, str) or
+                                    not api_key_env.isidentifier()):
+      # Maybe it is the key itself, so it is not shown.
+      raise ValueError(
+          f'{name}(api_key_env=...): must be the name of an environment '
+          'variable of the workers that holds the key, not the key.')
+    if resumes not in (None, *self._levels):
+      raise ValueError(
+          f'{name}(resumes={resumes!r}): must be None or one of '
+          f'{", ".join(map(repr, self._levels))}.')
+    for option, value, kind in (
+        ('limits', limits, ServerLimits), ('backoff', backoff, Backoff)):
+      if value is not None and not isinstance(value, kind):
+        raise TypeError(
+            f'{name}({option}={value!r}): must be a {kind.__name__}.')
+    self._base_url = base_url
+    self._model = model
+    self._api_key_env = api_key_env
+    self._resumes = resumes
+    self._limits = limits or ServerLimits()
+    self._backoff = backoff or Backoff()
+
+  def open_session(self) -> OpenAISession:
+    return OpenAISession(
+        self._base_url,
+        self._model,
+        self._endpoint,
+        self._api_key(),
+        self._api_key_env,
+        self._resumes,
+        self._limits,
+        self._backoff)
+
+  def prompt_of(self, example: Any) -> Any:
+    openai_arguments.check_prompt(self._endpoint, example)
+    return example
+
+  def session_model_id(self) -> str:
+    return self._model
+
+  def validate_inference_args(
+      self, inference_args: Mapping[str, Any] | None) -> None:
+    openai_arguments.check_args(self._endpoint, inference_args or {})
+
+  def get_metrics_namespace(self) -> str:
+    return 'BeamML_OpenAI'
+
+  def _api_key(self) -> str | None:
+    if self._api_key_env is None:
+      return None
+    key = os.environ.get(self._api_key_env, '').strip()
+    if not key:
+      raise RuntimeError(
+          f'{self._name}(api_key_env={self._api_key_env!r}): this environment '
+          'variable is not set where the pipeline runs. Set it on the workers, '
+          'from the secrets of the runner.')
+    if not key.isascii() or not key.isprintable():
+      raise RuntimeError(
+          f'{self._name}(api_key_env={self._api_key_env!r}): this environment '
+          'variable holds characters that cannot be sent in a header.')
+    return key
+
+
+class OpenAICompletionsModelHandler(_OpenAIModelHandler):
+  """Completes texts on any server with OpenAI's endpoint /v1/completions.
+
+  Such are vLLM, TGI and ``transformers serve``. Examples are str or, where the
+  server takes them, lists of token ids.
+
+    RunInference(
+        OpenAICompletionsModelHandler(
+            'http://gpu-host:8000/v1', 'Qwen/Qwen3-8B'),
+        inference_args={'max_tokens': 200, 'temperature': 0},
+        iterative=IterativeOptions())
+
+  gives chunks; without ``iterative``, each PredictionResult holds a Generation.
+
+  inference_args can be max_tokens (16 by default), temperature, top_p,
+  frequency_penalty, presence_penalty, stop, seed, logit_bias and user, as in
+  OpenAI's API, and extra_body for what only this server knows. A text that the
+  server's content filter ends is an error.
+
+  Args:
+    base_url: with its /v1. ``https://`` certificates are always verified, with
+      SSL_CERT_FILE of the environment as the authorities if it is set.
+    model: as the server calls it.
+    api_key_env: the name of an environment variable of the workers with the
+      key. The key itself is never a part of the pipeline.
+    resumes: what a call that broke goes on from: 'exact' (token ids, with
+      vLLM's return_token_ids and /tokenize), 'text' (the text, tokenized anew)
+      or 'none' (then a failure after the first token is an error). None: exact
+      on a server which says that it is vLLM, text on others.
+    limits: how long the server may be silent and how much it may send.
+    backoff: how often and when a failed call is made again: one that broke,
+      timed out or ended early, and the HTTP statuses 408, 429 and 5xx.
+    min_batch_size, max_batch_size, max_batch_duration_secs, max_batch_weight,
+      element_size_fn: of the batches without ``iterative``.
+
+  Raises:
+    TypeError: if an argument has the wrong type.
+    ValueError: if one has no valid value.
+  """
+  _endpoint = 'completions'
+  _levels = ('exact', 'text', 'none')
+
+
+class OpenAIChatModelHandler(_OpenAIModelHandler):
+  """Answers messages on any server with OpenAI's /v1/chat/completions.
+
+  Examples are str, one message of the user, or lists of dicts with the keys
+  'role' and 'content'.
+
+  inference_args and all others are those of OpenAICompletionsModelHandler, with
+  max_completion_tokens in addition, and without a default of max_tokens.
+
+  Args:
+    resumes: 'text' needs a server that continues the last message, as vLLM does
+      with continue_final_message, or 'none'. None: text on a server which says
+      that it is vLLM, none on others.
+  """
+  _endpoint = 'chat'
+  _levels = ('text', 'none')
+
+
+def _check_url(name: str, base_url: Any) -> None:
+  if not isinstance(base_url, str):
+    raise TypeError(f'{name}(base_url={base_url!r}): must be a str.')
+  url = urllib.parse.urlsplit(base_url)
+  if url.username or url.password or url.query:
+    # Not shown, it may hold a key.
+    raise ValueError(
+        f'{name}(base_url=...): must hold no user, password or query; name the '
+        'environment variable of the key with api_key_env.')
+  if url.scheme not in ('http', 'https') or not url.hostname:
+    raise ValueError(
+        f'{name}(base_url={base_url!r}): must be like '
+        "'https://host/v1' or 'http://host:port/v1'.")

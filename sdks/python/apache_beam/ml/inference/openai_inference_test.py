@@ -1,0 +1,212 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Tests for the handlers of OpenAI-compatible servers."""
+
+import datetime
+import ipaddress
+import os
+import pickle
+import ssl
+import tempfile
+import unittest
+from unittest import mock
+
+from apache_beam.ml.inference.iterative.session import Delta
+from apache_beam.ml.inference.iterative.session import Request
+from apache_beam.ml.inference.iterative.testing_language import whole_text
+from apache_beam.ml.inference.iterative.testing_sse_server import FakeServer
+from apache_beam.ml.inference.iterative.testing_sse_server import Reply
+
+try:
+  from apache_beam.ml.inference.openai_inference import Backoff
+  from apache_beam.ml.inference.openai_inference import OpenAIChatModelHandler
+  from apache_beam.ml.inference.openai_inference import OpenAICompletionsModelHandler
+  from apache_beam.ml.inference.openai_inference import ServerLimits
+except ImportError:
+  raise unittest.SkipTest('openai is not installed.')
+
+import apache_beam as beam
+from apache_beam.ml.inference.base import KeyedModelHandler
+from apache_beam.ml.inference.base import RunInference
+from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that
+from apache_beam.testing.util import equal_to
+
+
+class OpenAIInferenceTest(unittest.TestCase):
+  def test_one_shot_in_a_pipeline(self):
+    prompts = [f'prompt {i}' for i in range(6)]
+    with FakeServer() as server:
+      handler = OpenAICompletionsModelHandler(server.base_url, 'test')
+      with TestPipeline() as p:
+        results = (
+            p
+            | beam.Create([(i, prompt) for i, prompt in enumerate(prompts)])
+            | RunInference(
+                KeyedModelHandler(handler), inference_args={'max_tokens': 8})
+            | beam.MapTuple(
+                lambda key, result:
+                (key, result.example, result.inference.text, result.model_id)))
+        assert_that(
+            results,
+            equal_to([(i, prompt, whole_text(prompt, 8)[0], 'test')
+                      for i, prompt in enumerate(prompts)]))
+
+  def test_chunks_in_a_pipeline_whose_server_fails(self):
+    prompts = [f'prompt {i}' for i in range(12)]
+    with FakeServer(owned_by='vllm') as server:
+      server.script('prompt 1', Reply(at_token=3, then='cut'))
+      server.script('prompt 2', Reply(status=500), Reply(cut_at_byte=1000))
+      server.script('prompt 3', Reply(status=400))
+      handler = OpenAICompletionsModelHandler(
+          server.base_url, 'test', backoff=Backoff(initial_secs=0.01))
+      with TestPipeline(
+          options=PipelineOptions(['--experiments=iterative_inference'])) as p:
+        wholes = (
+            p
+            | beam.Create(prompts)
+            | RunInference(
+                handler,
+                inference_args={'max_tokens': 20},
+                iterative=IterativeOptions(chunk_tokens=4))
+            | beam.GroupBy(lambda chunk: chunk.request_id)
+            | beam.MapTuple(lambda _, chunks: _whole(chunks)))
+        expected = [(prompt, *_expected(prompt, 20)) for prompt in prompts]
+        expected[3] = ('prompt 3', '', 'error')
+        assert_that(wholes, equal_to(expected))
+
+  def test_bad_arguments_are_named(self):
+    url = 'http://localhost/v1'
+    for handler in (OpenAICompletionsModelHandler, OpenAIChatModelHandler):
+      for kwargs, error in (
+          ({'base_url': 3}, TypeError),
+          ({'base_url': 'ftp://localhost/v1'}, ValueError),
+          ({'base_url': 'https://me:secret@localhost/v1'}, ValueError),
+          ({'base_url': 'https://localhost/v1?key=secret'}, ValueError),
+          ({'model': ''}, ValueError), ({'resumes': 'maybe'}, ValueError),
+          ({'api_key_env': 'sk-secret'}, ValueError),
+          ({'limits': 3}, TypeError), ({'backoff': 3}, TypeError)):
+        with self.subTest(kwargs=kwargs):
+          with self.assertRaisesRegex(error, next(iter(kwargs))) as raised:
+            handler(**{'base_url': url, 'model': 'test', **kwargs})
+          self.assertNotIn('secret', str(raised.exception))
+    with self.assertRaisesRegex(ValueError, 'resumes'):
+      OpenAIChatModelHandler(url, 'test', resumes='exact')
+    for name in ('connect_timeout_secs', 'max_event_bytes'):
+      with self.assertRaisesRegex(ValueError, name):
+        ServerLimits(**{name: 0})
+    for name in ('max_retries', 'initial_secs'):
+      with self.assertRaisesRegex(ValueError, name):
+        Backoff(**{name: -1})
+
+  def test_unknown_inference_args_fail_when_the_pipeline_is_built(self):
+    handler = OpenAICompletionsModelHandler('http://localhost/v1', 'test')
+    with self.assertRaisesRegex(ValueError, "'best_of'"):
+      _ = (
+          beam.Pipeline()
+          | beam.Create(['hello'])
+          | RunInference(handler, inference_args={'best_of': 2}))
+
+  def test_the_key_stays_on_the_worker(self):
+    handler = OpenAICompletionsModelHandler(
+        'http://localhost/v1', 'test', api_key_env='MY_KEY')
+    with self.assertRaisesRegex(RuntimeError, 'MY_KEY'):
+      handler.open_session()
+    with mock.patch.dict(os.environ, {'MY_KEY': 'sk-secret'}):
+      session = handler.open_session()
+      self.assertNotIn(b'sk-secret', pickle.dumps(handler))
+      session.close()
+    with mock.patch.dict(os.environ, {'MY_KEY': 'sk-\u00e4\nsecret'}):
+      with self.assertRaisesRegex(RuntimeError, 'MY_KEY') as raised:
+        handler.open_session()
+      self.assertNotIn('secret', str(raised.exception))
+
+  def test_certificates_are_verified(self):
+    with tempfile.TemporaryDirectory() as folder:
+      path = os.path.join(folder, 'server.pem')
+      _write_certificate(path)
+      context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+      context.load_cert_chain(path)
+      with FakeServer(Reply(), ssl_context=context) as server:
+        handler = OpenAICompletionsModelHandler(server.base_url, 'test')
+        result = _generate(handler)
+        self.assertIn('CERTIFICATE_VERIFY_FAILED', result.error)
+        self.assertEqual(0, result.retries)
+        self.assertEqual([], server.calls)
+        with mock.patch.dict(os.environ, {'SSL_CERT_FILE': path}):
+          self.assertEqual(whole_text('hello', 8)[0], _generate(handler).text)
+
+
+def _whole(chunks):
+  chunks = sorted(chunks, key=lambda chunk: chunk.index)
+  assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
+  assert [chunk.is_last for chunk in chunks[:-1]] == [False] * (len(chunks) - 1)
+  last = chunks[-1]
+  text = ''.join(chunk.text for chunk in chunks)
+  return last.example, text, last.finish_reason
+
+
+def _expected(prompt, tokens):
+  text, token_ids = whole_text(prompt, tokens)
+  return text, 'length' if len(token_ids) == tokens else 'stop'
+
+
+def _generate(handler):
+  session = handler.open_session()
+  try:
+    session.submit(Request('one', 'hello', {'max_tokens': 8}))
+    result = Delta()
+    while result.finish_reason is None:
+      result += session.poll('one', timeout=30)
+    return result
+  finally:
+    session.close()
+
+
+def _write_certificate(path):
+  from cryptography import x509
+  from cryptography.hazmat.primitives import hashes
+  from cryptography.hazmat.primitives import serialization
+  from cryptography.hazmat.primitives.asymmetric import ec
+  key = ec.generate_private_key(ec.SECP256R1())
+  name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, '127.0.0.1')])
+  now = datetime.datetime.now(datetime.timezone.utc)
+  day = datetime.timedelta(days=1)
+  address = x509.IPAddress(ipaddress.ip_address('127.0.0.1'))
+  certificate = x509.CertificateBuilder(
+      name,
+      name,
+      key.public_key(),
+      x509.random_serial_number(),
+      now - day,
+      now + day).add_extension(
+          x509.SubjectAlternativeName([address]),
+          critical=False).sign(key, hashes.SHA256())
+  with open(path, 'wb') as f:
+    f.write(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption()))
+    f.write(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+if __name__ == '__main__':
+  unittest.main()
