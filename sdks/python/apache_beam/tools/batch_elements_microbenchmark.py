@@ -105,7 +105,7 @@ def global_window_with_sizes(size):
 def by_length(size):
   from apache_beam.transforms.batching import in_bundle
   do_fn = in_bundle.LengthBatchingDoFn(
-      _checked(_length, 'length_fn'), [(_count_one, _BATCH_SIZE)])
+      _checked(_length, 'length_fn'), [(None, _BATCH_SIZE)])
   do_fn.setup()
   elements = _lengths(size)
   return lambda: _run(do_fn, elements, window.GlobalWindow())
