@@ -198,8 +198,8 @@ def _wait_quantile(values, share):
                  for name, count in values.items() if name.startswith(_BELOW))
   least = share * sum(count for _, count in waits)
   below = itertools.accumulate(count for _, count in waits)
-  return next(
-      edge for (edge, _), so_far in zip(waits, below) if so_far >= least)
+  reached = (edge for (edge, _), n in zip(waits, below) if n >= least)
+  return next(reached, 0)
 
 
 def _ratio(values, name):
