@@ -90,6 +90,13 @@ class RunInferenceByLengthTest(unittest.TestCase):
       failed = other.failed_postprocessing[0] | beam.Map(lambda bad: bad[0])
       assert_that(failed, equal_to(['9 of [8, 9]']), label='failed')
 
+  def test_batches_of_the_user_are_left_as_they_are(self):
+    with _pipeline(_FLAG) as p:
+      results = (
+          p | beam.Create([['x' * 9, 'x', 'x' * 8]])
+          | base.RunInference(_handler().with_no_batching()))
+      assert_that(results, equal_to([f'{n} of [9, 1, 8]' for n in (9, 1, 8)]))
+
   def test_options_without_the_flag(self):
     with self.assertRaisesRegex(ValueError, 'experiments=smart_bucketing'):
       with _pipeline() as p:

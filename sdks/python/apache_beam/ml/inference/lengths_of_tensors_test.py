@@ -28,6 +28,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
+from apache_beam.transforms.batching.least_cost import Cost
+from apache_beam.transforms.batching.options import BatchingOptions
 
 try:
   import torch
@@ -40,6 +42,9 @@ except ImportError:
   raise unittest.SkipTest('PyTorch and transformers are not installed.')
 
 _LENGTHS = [9, 1, 8, 2]
+# Given, since a first call that loads a model on a busy machine takes longer
+# than a batch should.
+_OPTIONS = BatchingOptions(cost=Cost(fixed=64, per_token=1))
 # Each with its partner's padding; in the order of arrival 1 and 2 would be
 # padded to 9 and 8.
 _GROUPED = [(9, [2, 9]), (8, [2, 9]), (1, [2, 2]), (2, [2, 2])]
@@ -104,7 +109,8 @@ class LengthsOfTensorsTest(unittest.TestCase):
       if kwargs.pop('metadata', False):
         kwargs['model_metadata_pcoll'] = p | 'Model' >> beam.Create(
             [base.ModelMetadata(model_id=self.path, model_name='shape')])
-      run_inference = base.RunInference(handler, **kwargs)
+      run_inference = base.RunInference(
+          handler, batching_options=_OPTIONS, **kwargs)
       if exception_handling:
         run_inference = run_inference.with_exception_handling()
       results = (

@@ -15,8 +15,11 @@
 # limitations under the License.
 #
 
+import importlib
+import sys
 import unittest
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 from hypothesis import given
@@ -69,6 +72,17 @@ class KnownLengthTest(unittest.TestCase):
     handler = _DoesNotPad(
         batch_length_fn=len, batch_bucket_boundaries=[8], max_batch_size=4)
     self.assertEqual(_known(handler), {'max_batch_size': 4})
+
+  def test_servers_and_agents_do_not_pad(self):
+    # Neither their clients nor a server is needed to tell.
+    clients = {'openai': mock.MagicMock(), 'anthropic': mock.MagicMock()}
+    for module, name in (('vllm_inference', 'VLLMCompletionsModelHandler'),
+                         ('vllm_inference', 'VLLMChatModelHandler'),
+                         ('anthropic_inference', 'AnthropicModelHandler'),
+                         ('agent_development_kit', 'ADKAgentModelHandler')):
+      with self.subTest(name), mock.patch.dict(sys.modules, clients):
+        imported = importlib.import_module(f'apache_beam.ml.inference.{module}')
+        self.assertFalse(getattr(imported, name).pads_batches(mock.Mock()))
 
   def test_options_without_effect(self):
     for handler, message in ((_DoesNotPad(), 'does not pad.*Leave them out'),

@@ -49,9 +49,8 @@ _PRIOR_SHAPES = ((1, 32), (32, 32), (1, 512))
 # Huber's constant, in median absolute deviations of the relative error.
 _HUBER = 1.345 / 0.6745
 _ROUNDS = 6
-# Which of the four parts of a cost are not zero.
-_CHOICES = [[*chosen] for size in (1, 2, 3, 4)
-            for chosen in itertools.combinations(range(4), size)]
+# Which of the four parts of a cost are not zero, as ones.
+_CHOICES = np.array([*itertools.product((0.0, 1.0), repeat=4)][1:])
 
 
 class CostModel:
@@ -151,15 +150,14 @@ def _non_negative_least_squares(rows, weights):
   scaled = rows / sizes
   normal = scaled.T @ (scaled * weights[:, None])
   target = weights @ scaled
-  best, best_gain = np.zeros(4), -math.inf
-  for chosen in _CHOICES:
-    solved = np.linalg.lstsq(normal[np.ix_(chosen, chosen)], target[chosen])[0]
-    # What the solution takes off the sum of squares.
-    gain = solved @ target[chosen]
-    if solved.min() >= 0 and gain > best_gain:
-      best, best_gain = np.zeros(4), gain
-      best[chosen] = solved / sizes[chosen]
-  return best
+  pairs = _CHOICES[:, :, None] * _CHOICES[:, None, :]
+  solved = _CHOICES * np.einsum(
+      'cij,cj->ci',
+      np.linalg.pinv(pairs * normal, hermitian=True),
+      _CHOICES * target)
+  # What each solution takes off the sum of squares.
+  gains = np.where((solved >= 0).all(1), solved @ target, -math.inf)
+  return solved[gains.argmax()] / sizes
 
 
 _MODELS: dict[str, CostModel] = {}

@@ -37,6 +37,7 @@ from apache_beam.transforms.batching.memory_limit import take_out_of_memory
 from apache_beam.transforms.batching.metrics import BatchingMetrics
 from apache_beam.transforms.batching.opt_in import default_options
 from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.batching.validation import one
 from apache_beam.transforms.core import DoFn
 from apache_beam.utils import windowed_value
 
@@ -60,13 +61,30 @@ class _Held:
   element: Any
 
 
+@dataclasses.dataclass(slots=True)
+class _Buffer:
+  """What is held back of one window.
+
+  ``arrived`` are lengths in the order in which they came, to tell what batching
+  in that order would have cost.
+  """
+  held: list[_Held] = dataclasses.field(default_factory=list)
+  arrived: collections.deque[int] = dataclasses.field(
+      default_factory=collections.deque)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Batch:
-  """Held elements of one window, ascending by length."""
+  """Held elements of one window, ascending by length.
+
+  The cost is in seconds if it is ``timed``.
+  """
   window: Any
   held: list[_Held]
+  lengths: list[int]
   cost: float
   waste: float
+  timed: bool
 
 
 class LengthBatchingDoFn(DoFn):
@@ -108,7 +126,11 @@ class LengthBatchingDoFn(DoFn):
     options = options or default_options(min_batch_size)
     self._length_fn = length_fn
     self.sums = sums
+    fns = [None if fn is one else fn for fn, _ in sums]
+    # The same for all elements, where only their number counts.
+    self._fns, self._ones = fns if any(fns) else [], [1] * len(fns)
     self.options = options
+    self._refuses = options.oversized == 'refuse'
     self.limits = Limits(
         min_batch_size, options.max_padded_size, None, boundaries)
     self._target_secs = target_secs
@@ -122,16 +144,14 @@ class LengthBatchingDoFn(DoFn):
     self.memory = MemoryLimit(self.options.max_padded_size)
 
   def start_bundle(self):
-    self._by_window = collections.defaultdict(list)
-    # Lengths in the order in which they came, to tell what that is worth.
-    self._arrived = collections.defaultdict(collections.deque)
+    self._buffers = collections.defaultdict(_Buffer)
     self._elements = self._bytes = 0
 
   def process(self, element, window=DoFn.WindowParam):
     held = self.measure(element)
-    self._by_window[window].append(held)
-    if self.metrics:
-      self._arrived[window].append(held.length)
+    buffer = self._buffers[window]
+    buffer.held.append(held)
+    buffer.arrived.append(held.length)
     self._elements += 1
     self._bytes += held.nbytes
     # Two thirds of it, so that the buffer is not cut anew for each batch.
@@ -153,11 +173,11 @@ class LengthBatchingDoFn(DoFn):
     """
     held = _Held(
         self._length_fn(element),
-        [fn(element) if fn else 1 for fn, _ in self.sums],
+        [fn(element) if fn else 1 for fn in self._fns] or self._ones,
         approximate_bytes(element),
         self.clock(),
         element)
-    if self.options.oversized == 'refuse' and self.is_oversized(held):
+    if self._refuses and self.is_oversized(held):
       raise ValueError(
           f'An element of length {held.length} alone exceeds a limit of its '
           f'batch: {element!r:.200}. Raise the limit, or let it go alone with '
@@ -171,14 +191,15 @@ class LengthBatchingDoFn(DoFn):
 
   def _emit(self, reason, max_elements, max_bytes):
     """Emits batches until no more is held than that, the best first."""
-    known, limit, batches = None, None, []
+    known, limits, batches = None, None, []
     while self._elements > max_elements or self._bytes > max_bytes:
       # Later costs differ little, and a cut takes time.
-      if (not batches or limit != self.memory.limit or
+      if (not batches or limits.max_padded_size != self.memory.limit or
           not self.model.is_settled and known != self.known()):
-        known, limit = self.known(), self.memory.limit
+        # The cost last: another thread may learn it meanwhile, in seconds.
+        timed, limits, known = self.is_timed(), self.limits_now(), self.known()
         self._hold(batches)
-        batches = self._cut(*known)
+        batches = self._cut(*known, limits, timed)
       yield from self._emit_one(batches.pop(), reason)
     self._hold(batches)
 
@@ -193,11 +214,15 @@ class LengthBatchingDoFn(DoFn):
 
   def limits_now(self):
     """The limits, with that of a batch's time once its cost is in seconds."""
-    timed = not self.options.cost and self.model.is_learned
+    target = self._target_secs if self.is_timed() else None
     return dataclasses.replace(
         self.limits,
         max_padded_size=self.memory.limit,
-        max_variable_cost=self._target_secs if timed else None)
+        max_variable_cost=target)
+
+  def is_timed(self):
+    """Whether the cost is in seconds."""
+    return not self.options.cost and self.model.is_learned
 
   def sums_of(self, values, most_elements):
     """What ``cut_into_runs`` takes as sums, from the values of each element."""
@@ -209,13 +234,13 @@ class LengthBatchingDoFn(DoFn):
 
   def _hold(self, batches):
     for batch in batches:
-      self._by_window[batch.window] += batch.held
+      self._buffers[batch.window].held += batch.held
 
-  def _cut(self, cost, most_elements):
+  def _cut(self, cost, most_elements, limits, timed):
     """Takes all that is held as batches; the last wastes and costs least."""
-    limits = self.limits_now()
     batches = []
-    for window, held in self._by_window.items():
+    for window, buffer in self._buffers.items():
+      held, buffer.held = buffer.held, []
       held.sort(key=attrgetter('length'))
       sums = self.sums_of([h.values for h in held], most_elements)
       lengths = [h.length for h in held]
@@ -223,27 +248,27 @@ class LengthBatchingDoFn(DoFn):
       if self.metrics:
         self.metrics.cut(len(held), gap(runs, lengths, cost, sums, limits))
       batches += [
-          _Batch(window, held[run.start:run.end], run.cost, run.waste)
-          for run in runs
+          _Batch(
+              window,
+              held[run.start:run.end],
+              lengths[run.start:run.end],
+              run.cost,
+              run.waste,
+              timed) for run in runs
       ]
-    self._by_window.clear()
     return sorted(batches, key=attrgetter('waste', 'cost'), reverse=True)
 
   def _emit_one(self, batch, reason):
     self._elements -= len(batch.held)
-    self._bytes -= sum(h.nbytes for h in batch.held)
-    predicted = self.model.is_learned and not self.options.cost
+    self._bytes -= sum([h.nbytes for h in batch.held])
     take_out_of_memory()
     before = self.clock()
     yield windowed_value.WindowedValue([h.element for h in batch.held],
                                        batch.window.max_timestamp(),
                                        (batch.window, ))
     seconds = self.clock() - before
-    self.learn(len(batch.held), batch.held[-1].length, seconds)
-    if self.metrics:
-      self._count(batch, reason, before, seconds)
-      if predicted:
-        self.metrics.prediction(batch.cost, seconds)
+    self.learn(len(batch.held), batch.lengths[-1], seconds)
+    self._count(batch, reason, before, seconds)
 
   def learn(self, count, longest, seconds):
     """Learns what a batch took, or that it did not fit in memory."""
@@ -253,14 +278,15 @@ class LengthBatchingDoFn(DoFn):
       self.model.learn(count, longest, seconds)
 
   def _count(self, batch, reason, left, seconds):
-    arrived = self._arrived[batch.window]
+    arrived = self._buffers[batch.window].arrived
     first = [arrived.popleft() for _ in batch.held]
     if not arrived:
-      del self._arrived[batch.window]
+      del self._buffers[batch.window]
+    if not self.metrics:
+      return
     if len(batch.held) == 1 and self.is_oversized(batch.held[0]):
       reason = 'limit'
-    self.metrics.batch([h.length for h in batch.held],
-                       padded_size(first),
-                       reason,
-                       left - min(h.arrived for h in batch.held),
-                       seconds)
+    wait = left - min([h.arrived for h in batch.held])
+    self.metrics.batch(batch.lengths, padded_size(first), reason, wait, seconds)
+    if batch.timed:
+      self.metrics.prediction(batch.cost, seconds)

@@ -30,6 +30,7 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import window
+from apache_beam.transforms.batching.cost_model import CostModel
 from apache_beam.transforms.batching.in_bundle import LengthBatchingDoFn
 from apache_beam.transforms.batching.in_bundle import default_options
 from apache_beam.transforms.batching.least_cost import Cost
@@ -121,6 +122,11 @@ class BatchElementsByLengthTest(unittest.TestCase):
       BatchElements(length_fn=len, options=BatchingOptions(hurry=1))
     with self.assertRaisesRegex(ValueError, 'min_batch_size=9.*Raise'):
       BatchElements(9, 9, length_fn=len, options=options)
+    with self.assertRaisesRegex(ValueError, 'from 50 .*max_padded_size=40'):
+      BatchElements(
+          length_fn=len,
+          bucket_boundaries=[10, 50],
+          options=BatchingOptions(max_padded_size=40))
 
   def test_length_function_with_a_wrong_result(self):
     for result in (-1, 1.5, None):
@@ -246,6 +252,39 @@ class LengthBatchingDoFnTest(unittest.TestCase):
       with self.subTest(cost=cost):
         self.assertTrue(check(sizes, padded / sum(lengths)), sizes)
 
+  def test_another_thread_learns_the_cost_after_a_cut_with_the_prior(self):
+    class Learned(CostModel):
+      def cost(self):
+        prior = super().cost()
+        self.learn(1, 100, 1e-3)
+        return prior
+
+    do_fn = LengthBatchingDoFn(lambda element: element, [(None, 4)])
+    do_fn.setup()
+    do_fn.model = Learned()
+    predicted = []
+    do_fn.metrics.prediction = lambda secs, _: predicted.append(secs)
+    do_fn.start_bundle()
+    for length in (100, 100):
+      do_fn.process(length, window.GlobalWindow())
+    self.assertEqual(2, len(list(do_fn.finish_bundle())))
+    # That of the prior is in tokens, 164.
+    self.assertEqual(1, len(predicted))
+    self.assertLess(predicted[0], 0.1)
+
+  def test_windows_that_are_empty_are_forgotten(self):
+    for record_metrics in (True, False):
+      do_fn = LengthBatchingDoFn(
+          lambda element: 1, [(None, 4)],
+          BatchingOptions(max_buffered_elements=4),
+          record_metrics=record_metrics)
+      do_fn.setup()
+      do_fn.start_bundle()
+      for i in range(100):
+        for _ in do_fn.process(i, window.IntervalWindow(i, i + 1)) or ():
+          pass
+        self.assertLessEqual(len(do_fn._buffers), 4)
+
   def test_first_batches_grow_by_a_factor_of_two(self):
     batches = self._batches([5] * 300, BatchingOptions(), 64, clock=lambda: 0)
     sizes = [len(b.value) for b in batches]
@@ -300,6 +339,16 @@ class LengthBatchingDoFnTest(unittest.TestCase):
     options = BatchingOptions(max_buffered_bytes=10_000)
     self._batches([1] * 2000, options, 32)
     self.assertLess(self.most_held, 10_000 / 24)
+
+  def test_an_element_over_all_bytes_leaves_at_once(self):
+    do_fn = LengthBatchingDoFn(
+        len, [(None, 32)], BatchingOptions(max_buffered_bytes=10_000))
+    do_fn.setup()
+    do_fn.start_bundle()
+    self.assertIsNone(do_fn.process('x', window.GlobalWindow()))
+    enormous = 'x' * 1_000_000
+    batches = list(do_fn.process(enormous, window.GlobalWindow()))
+    self.assertIn([enormous], [batch.value for batch in batches])
 
   def test_element_over_a_limit(self):
     lengths = [5, 500, 5]

@@ -74,6 +74,11 @@ class Cost:
     """What an element adds, padded to ``longest``, in a small batch."""
     return (self.per_token + self.per_token_squared * longest) * longest
 
+  def of_elements(self, lengths: Sequence[int]) -> list[float]:
+    """As ``of_element``, which would take a call for each."""
+    linear, square = self.per_token, self.per_token_squared
+    return [(linear + square * length) * length for length in lengths]
+
 
 def least_cost_cut(
     lengths: Sequence[int],
@@ -98,9 +103,7 @@ def least_cost_cut(
     cuts that cost the same it is one of the fewest batches. Exact for whole
     numbers, else up to rounding.
   """
-  linear, square = cost.per_token, cost.per_token_squared
-  # As of_element, which would take a call for each.
-  element_costs = [(linear + square * length) * length for length in lengths]
+  element_costs = cost.of_elements(lengths)
   pair_costs = [cost.per_batch_squared * length * length for length in lengths]
   starts = _earliest_starts(lengths, sums)
   if max_padded_size is not None:

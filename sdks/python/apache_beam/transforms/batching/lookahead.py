@@ -99,8 +99,10 @@ def cut_into_runs(
       ends = _cut(lengths[start:end], cost, part, limits)
       batches += pairwise([start, *(start + e for e in ends)])
   fullest = max((end - start for start, end in batches), default=1)
+  element_costs = cost.of_elements(lengths)
+  least = limits.min_batch_size
   runs = [
-      _run(lengths, cost, start, end, fullest, limits.min_batch_size)
+      _run(lengths, element_costs, cost, start, end, fullest, least)
       for start, end in batches
   ]
   return sorted(runs, key=lambda run: run.waste)
@@ -195,11 +197,11 @@ def _cut(lengths, cost, sums, limits):
   return min(ends, cut(dear, 0, few) + cut(dear, few, count), key=too_small)
 
 
-def _run(lengths, cost, start, end, fullest, min_batch_size):
+def _run(lengths, element_costs, cost, start, end, fullest, min_batch_size):
   total = cost.of(end - start, lengths[end - 1])
   # As if each element were padded to itself, in a call that is full.
-  least = sum(map(cost.of_element, lengths[start:end]))
-  least += (end - start) * cost.fixed / fullest
-  least += cost.per_batch_squared * sum(lengths[start:end])**2
+  least = sum(element_costs[start:end]) + (end - start) * cost.fixed / fullest
+  if cost.per_batch_squared:
+    least += cost.per_batch_squared * sum(lengths[start:end])**2
   small = end - start < min_batch_size
   return Run(start, end, total, math.inf if small else total - least)

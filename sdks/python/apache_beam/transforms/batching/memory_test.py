@@ -19,6 +19,8 @@ import sys
 import unittest
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
 from apache_beam.transforms.batching.memory import approximate_bytes
 
@@ -44,6 +46,28 @@ class ApproximateBytesTest(unittest.TestCase):
     endless = []
     endless.append(endless)
     self.assertLess(approximate_bytes(endless), 1000)
+
+  def test_a_long_list_takes_few_looks(self):
+    class Part:
+      looks = 0
+
+      @property
+      def nbytes(self):
+        Part.looks += 1
+        return 100
+
+    parts = [Part() for _ in range(10_000)]
+    for element in (parts, tuple(parts), dict(enumerate(parts))):
+      Part.looks = 0
+      total = sys.getsizeof(element) + 100 * len(parts)
+      self.assertEqual(total, approximate_bytes(element))
+      self.assertLessEqual(Part.looks, 16)
+
+  @given(st.lists(st.text(max_size=50), max_size=16))
+  def test_each_part_of_a_short_list_counts(self, texts):
+    self.assertEqual(
+        sys.getsizeof(texts) + sum(map(sys.getsizeof, texts)),
+        approximate_bytes(texts))
 
   def test_any_object(self):
     class Strange:

@@ -22,6 +22,8 @@
     print(metrics_table(result))
 """
 
+import functools
+import itertools
 from collections.abc import Iterable
 from collections.abc import Sequence
 
@@ -37,6 +39,8 @@ BATCH_ELEMENTS = 'BatchElements'
 # Why a batch left: the buffer held as many elements or bytes as it may, the end
 # of the bundle, or that its only element alone exceeds a limit.
 REASONS = ('full', 'memory', 'deadline', 'window_end', 'bundle_end', 'limit')
+# Of counters of waits, by a power of two: a distribution has no quantiles.
+_BELOW = 'wait_msec_below_'
 
 
 class BatchingMetrics:
@@ -44,8 +48,9 @@ class BatchingMetrics:
 
   Counters: ``real_size``, ``padded_size``, ``arrival_order_padded_size`` (that
   of batches of as many elements each, in the order in which they came),
-  ``predicted_msec`` and ``actual_msec`` (of batches whose cost was known) and
-  ``batches_REASON``.
+  ``predicted_msec`` and ``actual_msec`` (of batches whose cost was known),
+  ``batches_REASON``, and ``wait_msec_below_N`` (batches whose oldest element
+  waited from N / 2 to N milliseconds, for powers of two).
 
   Distributions: ``batch_size``, ``msec_per_batch``, ``wait_msec`` (of the
   oldest element of each batch), ``buffered_elements`` and
@@ -53,12 +58,13 @@ class BatchingMetrics:
   buffer was cut, for the sake of a minimum or of boundaries).
   """
   def __init__(self, namespace: str = BATCH_ELEMENTS):
-    def counter(name):
-      return Metrics.counter(namespace, name)
+    counter = functools.partial(Metrics.counter, namespace)
 
     def distribution(name):
       return Metrics.distribution(namespace, name)
 
+    self._counter = counter
+    self._waits: dict[int, Metrics.DelegatingCounter] = {}
     self._real_size = counter('real_size')
     self._padded_size = counter('padded_size')
     self._arrival_order = counter('arrival_order_padded_size')
@@ -87,7 +93,9 @@ class BatchingMetrics:
     self._reasons[reason].inc()
     self._batch_size.update(len(lengths))
     # A clock that was set back gives negative times.
-    self._wait.update(max(0, int(1000 * wait_secs)))
+    wait = max(0, int(1000 * wait_secs))
+    self._wait.update(wait)
+    self._waits_below(1 << wait.bit_length()).inc()
     self._msec.update(max(0, int(1000 * secs)))
 
   def prediction(self, predicted_secs: float, actual_secs: float) -> None:
@@ -98,6 +106,12 @@ class BatchingMetrics:
     self._actual.inc(int(self._actual_rest))
     self._predicted_rest %= 1
     self._actual_rest %= 1
+
+  def _waits_below(self, msec):
+    counter = self._waits.get(msec)
+    if counter is None:
+      counter = self._waits[msec] = self._counter(f'{_BELOW}{msec}')
+    return counter
 
   def held(self, elements: int) -> None:
     """Counts how many elements were held when a batch or all of them left."""
@@ -164,6 +178,9 @@ def _column(values: dict[str, int]) -> dict[str, str]:
           f"{reason.replace('_', ' ')} {count:,}"
           for reason, count in left.items() if count),
       'wait of the oldest, mean (ms)': _mean(values, 'wait_msec'),
+      'wait of the oldest, p50, p95 (ms)': (
+          f'below {_wait_quantile(values, 0.5):,}, '
+          f'below {_wait_quantile(values, 0.95):,}'),
       'wait of the oldest, longest (ms)': f"{values['wait_msec.max']:,}",
       'time of a batch, mean (ms)': _mean(values, 'msec_per_batch'),
       'predicted to actual time': (
@@ -173,6 +190,16 @@ def _column(values: dict[str, int]) -> dict[str, str]:
       'above the least-cost cut, mean': (
           f"{_ratio(values, 'least_cost_gap_permille') / 1000:.1%}"),
   }
+
+
+def _wait_quantile(values, share):
+  """A power of two above the quantile, and at most twice of it."""
+  waits = sorted((int(name.removeprefix(_BELOW)), count)
+                 for name, count in values.items() if name.startswith(_BELOW))
+  least = share * sum(count for _, count in waits)
+  below = itertools.accumulate(count for _, count in waits)
+  reached = (edge for (edge, _), n in zip(waits, below) if n >= least)
+  return next(reached, 0)
 
 
 def _ratio(values, name):

@@ -15,17 +15,33 @@
 # limitations under the License.
 #
 
+import collections
+import math
 import unittest
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.transforms import window
+from apache_beam.transforms.batching import metrics
 from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.metrics import BatchingMetrics
 from apache_beam.transforms.batching.metrics import metrics_table
 from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.transforms.util import BatchElements
+
+
+class _Seconds:
+  """A clock that is a second later each time that it is asked."""
+  now = 0
+
+  def __call__(self):
+    self.now += 1
+    return self.now
+
 
 _OPTIONS = PipelineOptions(['--experiments=smart_bucketing'])
 
@@ -100,6 +116,19 @@ class BatchingMetricsTest(unittest.TestCase):
     self.assertEqual(
         round(1000 * (210 / 121 - 1)), values['least_cost_gap_permille'].max)
 
+  def test_waits_are_counted_by_powers_of_two(self):
+    values = _values(_run(['x'] * 40, 1, 4, clock=_Seconds()))
+    waits = {
+        int(name.rpartition('_')[2]): counter
+        for name, counter in values.items()
+        if name.startswith('wait_msec_below_')
+    }
+    longest, shortest = values['wait_msec'].max, values['wait_msec'].min
+    self.assertEqual(values['wait_msec'].count, sum(waits.values()))
+    self.assertLessEqual(max(waits) / 2, longest)
+    self.assertLess(longest, max(waits))
+    self.assertLess(shortest, min(waits))
+
   def test_fractions_of_a_millisecond_add_up(self):
     counted = {}
 
@@ -110,10 +139,10 @@ class BatchingMetricsTest(unittest.TestCase):
       def inc(self, value=1):
         counted[self._name] = counted.get(self._name, 0) + value
 
-    metrics = BatchingMetrics('test')
-    metrics._predicted, metrics._actual = Counter('p'), Counter('a')
+    counters = BatchingMetrics('test')
+    counters._predicted, counters._actual = Counter('p'), Counter('a')
     for _ in range(1000):
-      metrics.prediction(0.00025, 0.0005)
+      counters.prediction(0.00025, 0.0005)
     self.assertAlmostEqual(250, counted['p'], delta=1)
     self.assertAlmostEqual(500, counted['a'], delta=1)
 
@@ -122,6 +151,18 @@ class BatchingMetricsTest(unittest.TestCase):
 
 
 class MetricsTableTest(unittest.TestCase):
+  @given(st.lists(st.integers(1, 10**6), min_size=1), st.floats(0.01, 1))
+  def test_quantiles_of_waits(self, waits, share):
+    counts = collections.Counter(1 << wait.bit_length() for wait in waits)
+    below = metrics._wait_quantile({
+        f'wait_msec_below_{edge}': count
+        for edge, count in counts.items()
+    },
+                                   share)
+    exact = sorted(waits)[math.ceil(share * len(waits)) - 1]
+    self.assertLess(exact, below)
+    self.assertLessEqual(below, 2 * exact)
+
   def test_what_was_saved(self):
     texts = ['x' * length for length in (1, 100) * 8]
     table = metrics_table(_run(texts, 4, 4))
@@ -134,6 +175,8 @@ class MetricsTableTest(unittest.TestCase):
     self.assertEqual('1.980', rows['padding ratio in arrival order'])
     self.assertEqual('49.5%', rows['padded size saved'])
     self.assertEqual('bundle end 4', rows['left because of'])
+    self.assertRegex(
+        rows['wait of the oldest, p50, p95 (ms)'], r'^below \d+, below \d+$')
 
   def test_empty_texts_have_no_size(self):
     self.assertIn('No step', metrics_table(_run([''] * 4)))

@@ -230,16 +230,20 @@ class BadInputTest(AdvisorTestCase):
         '--max_wait_secs=1')
 
   def test_lengths(self):
-    for values, row in (('1\nx\n', 1), ('1\n-2\n', 2), ('1\n1.5\n', 2),
+    for values, row in (('1\nx\n', 2), ('1\n-2\n', 2), ('1\n1.5\n', 2),
                         ('1\nnan\n', 2), ('1\n\n', 2)):
       path = self._file('a.csv', 'tokens,b\n' + values.replace('\n', ',0\n'))
       self._refused(rf'row {row}, column tokens', path)
+    mixed = self._file('a.jsonl', '{"tokens": 1}\n{"tokens": "x"}\n')
+    self._refused('tokens.* changed from number to string in row 1', mixed)
     self._refused('all lengths .* are 0', self._file('a.csv', 'tokens\n0\n0\n'))
 
   def test_times(self):
     timed = ('--time_column=time', '--max_wait_secs=1')
     self._refused('row 3 is 1 s before', self._csv(times=[0, 2, 1, 3]), *timed)
     self._refused('no ISO time', self._csv(times=['a', 'b', 'c', 'd']), *timed)
+    mixed = ['2023-11-16', '2023-11-17', 2, 3]
+    self._refused("row 3, .*'2' is no ISO time", self._csv(times=mixed), *timed)
 
   def test_options_that_contradict(self):
     path = self._csv()

@@ -135,6 +135,9 @@ def _column(path, table, name) -> Sequence[Any]:
 
 
 def _length(value, where):
+  # One cell that is no number makes texts of a whole CSV column.
+  if isinstance(value, str) and value.isascii() and value.isdigit():
+    value = int(value)
   if isinstance(value, float) and value.is_integer():
     value = int(value)
   if not isinstance(value, int) or isinstance(value, bool) or value < 0:
