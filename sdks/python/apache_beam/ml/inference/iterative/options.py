@@ -47,7 +47,11 @@ class IterativeOptions:
   Args:
     mode: ``'in_bundle'``, chunks reach fused steps as they are made and
       anything behind a shuffle when the bundle ends, or ``'durable'``, each
-      chunk is committed on its own and seen behind shuffles at once.
+      chunk is committed on its own and seen behind shuffles at once. Then a
+      worker or an engine that is lost costs no token and doubles none: the text
+      goes on from what was committed, by token ids or by text where the engine
+      can. Sampling goes on too, with a seed of its own if there is a ``seed``
+      among the inference args, else with fresh random numbers.
     request_id_fn: gives each input a str that no other input has, and the same
       one when it is tried again. Without it ids are random: in the mode
       'in_bundle' anew for each attempt.
@@ -62,6 +66,12 @@ class IterativeOptions:
     stop_when: a function of a Progress, evaluated where the model runs, with
       each chunk. If it is true the engine's work for that input is stopped, and
       the chunk is the last, with the finish reason 'cancelled'.
+    on_drain: what becomes of the texts when a durable pipeline is drained:
+      ``'finish'``, or ``'truncate'``, each ends at once with the finish reason
+      'cancelled'.
+    max_restriction_bytes: of the text and the token ids that are kept of a
+      durable result, compressed, which a runner stores anew for each chunk. A
+      longer result ends with the finish reason 'length'.
 
   Raises:
     TypeError: if a value has the wrong type.
@@ -77,13 +87,20 @@ class IterativeOptions:
   request_timeout_secs: float | None = None
   stall_timeout_secs: float | None = 300.0
   stop_when: Callable[[Progress], bool] | None = None
+  on_drain: str = 'finish'
+  # About 100,000 tokens of English.
+  max_restriction_bytes: int = 1 << 18
 
   def __post_init__(self):
     if self.mode not in ('in_bundle', 'durable'):
       raise ValueError(
           f"IterativeOptions(mode={self.mode!r}): must be 'in_bundle' or "
           "'durable'.")
-    for name in ('chunk_tokens', 'max_in_flight'):
+    if self.on_drain not in ('finish', 'truncate'):
+      raise ValueError(
+          f"IterativeOptions(on_drain={self.on_drain!r}): must be 'finish' or "
+          "'truncate'.")
+    for name in ('chunk_tokens', 'max_in_flight', 'max_restriction_bytes'):
       value = getattr(self, name)
       if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f'IterativeOptions({name}={value!r}): must be an int.')
@@ -110,3 +127,8 @@ class IterativeOptions:
       if value is not None and not callable(value):
         raise TypeError(
             f'IterativeOptions({name}={value!r}): must be a function.')
+    if self.mode != 'durable':
+      for name in ('on_drain', 'max_restriction_bytes'):
+        if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+          raise ValueError(
+              f"IterativeOptions({name}): needs mode='durable'. Leave it out.")

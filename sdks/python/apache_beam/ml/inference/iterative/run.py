@@ -25,6 +25,8 @@ from apache_beam.ml.inference import base
 from apache_beam.ml.inference import keyed_batching
 from apache_beam.ml.inference import lengths
 from apache_beam.ml.inference.iterative.chunk_coder import chunk_type
+from apache_beam.ml.inference.iterative.durable import DurableDoFn
+from apache_beam.ml.inference.iterative.durable_runners import check_runner
 from apache_beam.ml.inference.iterative.handler import SupportsSessions
 from apache_beam.ml.inference.iterative.in_bundle import FAILED
 from apache_beam.ml.inference.iterative.in_bundle import InBundleDoFn
@@ -55,14 +57,13 @@ def expand(transform: 'base.RunInference', pcoll: beam.PCollection):
       inner, _keyed(transform._model_handler), transform._inference_args or {})
   output_type = _output_type(inputs, pcoll.element_type)
   dead_letters = transform._with_exception_handling
-  batched = inner.pads_batches()
-  do_fn = InBundleDoFn(
-      inputs,
-      _options(transform),
-      transform._model_tag,
-      namespace,
-      batched=batched,
-      dead_letters=dead_letters)
+  is_durable = transform._iterative.mode == 'durable'
+  batched = inner.pads_batches() and not is_durable
+  args = (inputs, _options(transform), transform._model_tag, namespace)
+  if is_durable:
+    do_fn = DurableDoFn(*args, dead_letters=dead_letters)
+  else:
+    do_fn = InBundleDoFn(*args, batched=batched, dead_letters=dead_letters)
   if batched:
     pcoll = pcoll | _batch_elements(transform, pcoll, namespace)
   results = (
@@ -79,6 +80,7 @@ def expand(transform: 'base.RunInference', pcoll: beam.PCollection):
 def _check(transform, pcoll):
   """Refuses what would have no effect, or not the one that is meant."""
   label, handler = transform.label, transform._model_handler
+  is_durable = transform._iterative.mode == 'durable'
   debug_options = pcoll.pipeline.options.view_as(DebugOptions)
   if debug_options.lookup_experiment(EXPERIMENT) is not True:
     raise ValueError(
@@ -116,13 +118,21 @@ def _check(transform, pcoll):
     refused['with_exception_handling(use_subprocess)'] = (
         transform._use_subprocess)
     refused['with_exception_handling(threshold)'] = transform._threshold != 1
+    refused['with_exception_handling(timeout)'] = is_durable and bool(
+        transform._timeout)
   for name, is_given in refused.items():
     if is_given:
       raise ValueError(f'{label}: {name} {_WHY.get(name, _NOT_WITH_CHUNKS)}')
-  if transform._batching_options is not None and not inner.pads_batches():
+  if transform._batching_options is not None and (is_durable or
+                                                  not inner.pads_batches()):
+    why = (
+        "inputs are not batched with mode='durable'"
+        if is_durable else f'{type(inner).__name__} does not pad its batches')
     raise ValueError(
-        f'{label}: batching_options have no effect, because '
-        f'{type(inner).__name__} does not pad its batches. Leave them out.')
+        f'{label}: batching_options have no effect, because {why}. Leave them '
+        'out.')
+  if is_durable:
+    check_runner(label, pcoll.pipeline.runner, pcoll.pipeline.options)
   return inner
 
 
@@ -133,6 +143,9 @@ _WHOLE_RESULTS = (
 _WHY = {
     'a postprocessing function': _WHOLE_RESULTS,
     'monitoring_transform': _WHOLE_RESULTS,
+    'with_exception_handling(timeout)': (
+        'would be that of a call which returns at once. Use '
+        'IterativeOptions(request_timeout_secs=...).'),
 }
 
 

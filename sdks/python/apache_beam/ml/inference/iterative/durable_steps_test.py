@@ -1,0 +1,419 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+import dataclasses
+import itertools
+import random
+import unittest
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from apache_beam.ml.inference.iterative import registry
+from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
+from apache_beam.ml.inference.iterative.clock_session import ClockSession
+from apache_beam.ml.inference.iterative.clock_session import clock_text
+from apache_beam.ml.inference.iterative.clock_session import clock_token_ids
+from apache_beam.ml.inference.iterative.durable_steps import DurableSteps
+from apache_beam.ml.inference.iterative.durable_steps import seed_at
+from apache_beam.ml.inference.iterative.inputs import Inputs
+from apache_beam.ml.inference.iterative.metrics import IterativeMetrics
+from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.ml.inference.iterative.session import Request
+from apache_beam.ml.inference.iterative.texts_in_flight import TextsInFlight
+from apache_beam.ml.inference.iterative.transcript_restriction import TranscriptRestrictionCoder
+from apache_beam.ml.inference.iterative.transcript_restriction import TranscriptRestrictionTracker
+from apache_beam.ml.inference.iterative.transcript_restriction import new_restriction
+
+_CODER = TranscriptRestrictionCoder()
+_KEYS = itertools.count()
+
+
+class _Handler(ClockModelHandler):
+  """Keeps the sessions that it opens; they have the clock of the test."""
+  def __init__(self, tokens, clock, session_type=ClockSession):
+    super().__init__(tokens, rate=20)
+    self.sessions = []
+    self._open = lambda: session_type(tokens, 20, clock)
+
+  def open_session(self):
+    self.sessions.append(self._open())
+    return self.sessions[-1]
+
+  def prompt_of(self, example):
+    if example == 'bad':
+      raise ValueError('it is bad')
+    return example
+
+
+class _NoResume(ClockSession):
+  resumes = 'none'
+
+
+class _Counts:
+  """Stands for Beam's metrics, outside of a pipeline."""
+  def __init__(self):
+    self.names = []
+    self.metrics = IterativeMetrics('test')
+    self.metrics.count = lambda name, n=1: self.names.extend(n * [name])
+    self.metrics._update = lambda name, value: None
+
+
+class DurableStepsTest(unittest.TestCase):
+  def setUp(self):
+    self.now = 1000.0
+    self.counts = _Counts()
+    self.leases = []
+
+  def tearDown(self):
+    for lease in self.leases:
+      lease.release()
+
+  def clock(self):
+    return self.now
+
+  def worker(self, tokens=64, args=None, session_type=ClockSession, **options):
+    """A process of its own: its sessions, and what it knows of its texts."""
+    handler = _Handler(tokens, self.clock, session_type)
+    texts = TextsInFlight(self.clock)
+    lease = registry.acquire(f'test {next(_KEYS)}', handler.open_session)
+    self.leases.append(lease)
+    steps = DurableSteps(
+        Inputs(handler, False, args or {}),
+        IterativeOptions(mode='durable', **options),
+        lease,
+        texts,
+        self.counts.metrics,
+        self.clock,
+        lambda: self.now + 1e9)
+    steps.handler, steps.texts, steps.lease = handler, texts, lease
+    return steps
+
+  def restriction(self, request_id='a'):
+    return new_restriction(request_id, wall_clock=lambda: self.now + 1e9)
+
+  def advance(self, steps, restriction, prompt='prompt', fail=False):
+    """A call of a runner: the chunk, if any, and the committed restriction."""
+    tracker = TranscriptRestrictionTracker(
+        _CODER.decode(_CODER.encode(restriction)))
+    step = steps.next(tracker.current_restriction(), prompt)
+    if step is None:
+      return None, restriction
+    self.assertTrue(tracker.try_claim(step.after))
+    steps.was_claimed(step)
+    if fail:
+      return None, restriction
+    return step.chunk, _CODER.decode(_CODER.encode(step.after))
+
+  def to_the_end(self, steps, restriction, prompt='prompt', chunks=()):
+    chunks = list(chunks)
+    while not restriction.is_finished:
+      self.now += 0.05
+      chunk, restriction = self.advance(steps, restriction, prompt)
+      if chunk is not None:
+        chunks.append(chunk)
+    return chunks
+
+  def check(self, chunks, tokens=64, prompt='prompt', reason='length'):
+    ids = clock_token_ids(prompt, 0, tokens)
+    self.assertEqual([c.index for c in chunks], list(range(len(chunks))))
+    self.assertEqual(sum((c.token_ids for c in chunks), ()), ids)
+    self.assertEqual(''.join(c.text for c in chunks), clock_text(ids))
+    self.assertEqual([c.finish_reason for c in chunks],
+                     [None] * (len(chunks) - 1) + [reason])
+
+  def test_first_chunk_at_once_then_by_tokens(self):
+    steps = self.worker()
+    chunks = self.to_the_end(steps, self.restriction())
+    self.check(chunks)
+    self.assertEqual([len(c.token_ids) for c in chunks], [1] + 7 * [8] + [7])
+    last = chunks[-1]
+    self.assertEqual(last.usage.completion_tokens, 64)
+    self.assertAlmostEqual(last.timings.first, 0.05)
+    self.assertAlmostEqual(last.timings.total, 3.2)
+    self.assertEqual(last.example, 'prompt')
+    self.assertEqual(len(steps.texts), 0)
+
+  def test_submits_without_waiting(self):
+    steps = self.worker()
+    chunk, _ = self.advance(steps, self.restriction())
+    self.assertIsNone(chunk)
+    self.assertEqual((steps.begun, len(steps.texts)), (1, 1))
+
+  @settings(max_examples=50, deadline=None)
+  @given(
+      st.lists(
+          st.sampled_from(['go', 'go', 'go', 'move', 'fail', 'die', 'sleep']),
+          max_size=60),
+      st.integers(1, 30),
+      st.integers(1, 8))
+  def test_nothing_is_lost_or_doubled(self, events, tokens, chunk_tokens):
+    """Whatever happens to bundles, workers and engines."""
+    self.now = 1000.0
+    workers = [
+        self.worker(tokens, chunk_tokens=chunk_tokens) for _ in range(2)
+    ]
+    restriction, chunks, current = self.restriction(), [], 0
+    for event in events:
+      if restriction.is_finished:
+        break
+      if event == 'move':
+        current = 1 - current
+      elif event == 'die':
+        workers[current].lease.session().close()
+      elif event == 'sleep':
+        self.now += 1.0
+      else:
+        self.now += 0.05
+        chunk, restriction = self.advance(
+            workers[current], restriction, fail=event == 'fail')
+        if chunk is not None:
+          chunks.append(chunk)
+    if not restriction.is_finished:
+      chunks = self.to_the_end(workers[current], restriction, chunks=chunks)
+    self.check(chunks, tokens)
+
+  def test_resumes_at_each_chunk_on_another_worker(self):
+    restriction, first = self.restriction(), []
+    for index in range(20):
+      rest = self.to_the_end(
+          self.worker(tokens=20, chunk_tokens=1), restriction)
+      self.check(first + rest, 20)
+      steps = self.worker(tokens=20, chunk_tokens=1)
+      while len(first) == index:
+        chunk, restriction = self.advance(steps, restriction)
+        first += [chunk] if chunk else []
+        self.now += 0.05
+    self.check(first, 20)
+    self.assertTrue(restriction.is_finished)
+    self.assertEqual(self.counts.names.count('resumed'), 2 * 19)
+
+  def test_a_checkpoint_of_the_runner_loses_nothing(self):
+    steps, restriction = self.worker(tokens=3), self.restriction()
+    self.advance(steps, restriction)
+    self.now += 0.05
+    # The runner took the restriction while the step was made.
+    first = steps.next(restriction, 'prompt')
+    self.assertIsNotNone(first.chunk)
+    chunks = self.to_the_end(steps, restriction)
+    self.check(chunks, 3)
+    self.assertEqual(chunks[0], first.chunk)
+    self.assertNotIn('resumed', self.counts.names)
+
+  def test_another_worker_went_on_in_between(self):
+    mine, other = self.worker(tokens=9), self.worker(tokens=9)
+    chunks, restriction = [], self.restriction()
+    for steps in 8 * [mine] + 12 * [other]:
+      self.now += 0.05
+      chunk, restriction = self.advance(steps, restriction)
+      chunks += [chunk] if chunk else []
+      if restriction.is_finished:
+        break
+      if len(chunks) == 2:
+        break
+    self.assertEqual(len(mine.texts), 1)
+    self.check(self.to_the_end(mine, restriction, chunks=chunks), 9)
+
+  def test_a_lost_engine_is_tried_again_later(self):
+    steps, restriction = self.worker(), self.restriction()
+    self.advance(steps, restriction)
+    self.now += 0.12
+    steps.handler.sessions[0].close()
+    chunk, restriction = self.advance(steps, restriction)
+    # What was made before is not thrown away.
+    self.assertEqual(len(chunk.token_ids), 2)
+    self.assertEqual(restriction.losses, 1)
+    self.assertEqual(self.advance(steps, restriction), (None, restriction))
+    self.assertEqual(len(steps.handler.sessions), 1)
+    self.check(self.to_the_end(steps, restriction, chunks=[chunk]))
+    self.assertEqual(len(steps.handler.sessions), 2)
+    self.assertEqual(self.counts.names.count('retries'), 1)
+    self.assertEqual(self.counts.names.count('resumed'), 1)
+
+  def test_gives_up_an_engine_that_dies_again_and_again(self):
+    class Dead(ClockSession):
+      def __init__(self, *args):
+        super().__init__(*args)
+        self.close()
+
+    steps = self.worker(session_type=Dead)
+    begun = self.now
+    chunk, = self.to_the_end(steps, self.restriction())
+    self.assertEqual(chunk.error_kind, 'engine')
+    self.assertEqual(self.counts.names.count('retries'), 8)
+    self.assertGreater(self.now - begun, 35)
+
+  def test_an_engine_that_cannot_resume(self):
+    steps = self.worker(session_type=_NoResume)
+    restriction = self.restriction()
+    self.advance(steps, restriction)
+    steps.handler.sessions[0].close()
+    chunks = []
+    for _ in range(10):
+      self.now += 0.05
+      chunk, restriction = self.advance(steps, restriction)
+      chunks += [chunk] if chunk else []
+    # Nothing was emitted before, so that it can start again; then not.
+    self.assertEqual([c.error for c in chunks], [None])
+    steps.handler.sessions[1].close()
+    chunks = self.to_the_end(steps, restriction, chunks=chunks)
+    self.assertEqual(chunks[-1].error_kind, 'engine')
+
+  def test_inputs_that_fail(self):
+    steps = self.worker()
+    chunk, after = self.advance(steps, self.restriction(), 'bad')
+    self.assertEqual(chunk.error, 'invalid: it is bad')
+    self.assertTrue(after.is_finished)
+    unnamed = dataclasses.replace(self.restriction(), error='invalid: no name')
+    chunk, after = self.advance(steps, unnamed)
+    self.assertEqual((chunk.error, chunk.index), ('invalid: no name', 0))
+    self.assertEqual(len(steps.texts), 0)
+
+  def test_a_duplicate_fails_alone(self):
+    steps, restriction = self.worker(), self.restriction()
+    self.advance(steps, restriction)
+    chunk, after = self.advance(steps, self.restriction())
+    self.assertEqual(chunk.error_kind, 'duplicate')
+    self.assertTrue(after.is_finished)
+    self.check(self.to_the_end(steps, restriction))
+
+  def test_a_duplicate_of_another_transform_fails_alone(self):
+    steps = self.worker()
+    session = steps.lease.session()
+    session.submit(Request('a', 'prompt'))
+    chunk, _ = self.advance(steps, self.restriction())
+    self.assertEqual(chunk.error_kind, 'duplicate')
+    self.assertTrue(session.knows('a'))
+
+  def test_overdue(self):
+    steps = self.worker(request_timeout_secs=1.0)
+    restriction = self.restriction()
+    chunks = self.to_the_end(steps, restriction)
+    self.assertEqual(chunks[-1].error_kind, 'timeout')
+    self.assertLess(sum(len(c.token_ids) for c in chunks), 64)
+    self.assertFalse(steps.handler.sessions[0].knows('a'))
+
+  def test_the_time_limit_goes_on_with_the_text(self):
+    first = self.worker(request_timeout_secs=2.0)
+    restriction, chunks, begun = self.restriction(), [], self.now
+    while len(chunks) < 2:
+      self.now += 0.05
+      chunk, restriction = self.advance(first, restriction)
+      chunks += [chunk] if chunk else []
+    steps = self.worker(request_timeout_secs=2.0)
+    chunks = self.to_the_end(steps, restriction, chunks=chunks)
+    self.assertEqual(chunks[-1].error_kind, 'timeout')
+    self.assertAlmostEqual(self.now - begun, 2.1, delta=0.11)
+
+  def test_stop_when(self):
+    steps = self.worker(stop_when=lambda progress: progress.tokens >= 9)
+    self.check(self.to_the_end(steps, self.restriction()), 9, reason='cancelled')
+    self.assertFalse(steps.handler.sessions[0].knows('a'))
+
+  def test_the_restriction_is_bounded(self):
+    steps = self.worker(max_restriction_bytes=200)
+    restriction = self.restriction()
+    chunks = self.to_the_end(steps, restriction)
+    self.assertEqual(chunks[-1].finish_reason, 'length')
+    size = sum(len(c.text) + 3 * len(c.token_ids) for c in chunks)
+    self.assertGreater(size, 200)
+    self.assertLess(size, 200 + 9 * 8)
+    self.assertFalse(steps.handler.sessions[0].knows('a'))
+
+  def test_a_text_that_is_cancelled_has_a_last_chunk(self):
+    for advanced in (0, 1, 3):
+      steps, restriction, chunks = self.worker(), self.restriction(), []
+      for _ in range(advanced):
+        self.now += 0.05
+        chunk, restriction = self.advance(steps, restriction)
+        chunks += [chunk] if chunk else []
+      made = sum(len(c.token_ids) for c in chunks)
+      chunk, _ = self.advance(
+          steps, dataclasses.replace(restriction, is_cancelled=True))
+      self.check(chunks + [chunk], made, reason='cancelled')
+      self.assertEqual(len(steps.texts), 0)
+
+  def test_no_more_in_flight_than_allowed(self):
+    steps = self.worker(max_in_flight=2, tokens=1)
+    restrictions = [self.restriction(str(i)) for i in range(3)]
+    for restriction in restrictions:
+      self.advance(steps, restriction)
+    self.assertEqual((len(steps.texts), steps.begun), (2, 2))
+    self.now += 0.05
+    chunk, _ = self.advance(steps, restrictions[0])
+    self.assertTrue(chunk.is_last)
+    self.advance(steps, restrictions[2])
+    self.assertEqual((len(steps.texts), steps.begun), (2, 3))
+
+  def test_what_went_to_another_worker_is_stopped(self):
+    steps = self.worker(tokens=10**6)
+    self.advance(steps, self.restriction('gone'))
+    self.now += 500
+    self.advance(steps, self.restriction('here'))
+    session = steps.handler.sessions[0]
+    self.assertTrue(session.knows('gone'))
+    self.now += 200
+    self.advance(steps, self.restriction('new'))
+    self.assertFalse(session.knows('gone'))
+    self.assertTrue(session.knows('here'))
+
+  def test_a_resumed_text_has_a_seed_of_its_own(self):
+    seeds = []
+
+    class Seeds(ClockSession):
+      def submit(self, request, resume_from=None):
+        seeds.append((request.args.get('seed'), request.seed))
+        super().submit(request, resume_from)
+
+    restriction = self.restriction()
+    steps = self.worker(args={'seed': 7}, session_type=Seeds)
+    for _ in range(3):
+      self.now += 0.05
+      _, restriction = self.advance(steps, restriction)
+    other = self.worker(args={'seed': 7}, session_type=Seeds)
+    self.advance(other, restriction)
+    self.assertEqual(seeds, [(7, None), (None, seed_at(7, restriction.index))])
+    self.assertEqual(seed_at(7, 0), 7)
+    derived = {seed_at(seed, index) for seed in (7, 8) for index in range(100)}
+    self.assertEqual(len(derived), 200)
+
+
+class WaitTest(unittest.TestCase):
+  def setUp(self):
+    self.now, self.slept = 0.0, []
+    self.texts = TextsInFlight(lambda: self.now, self.sleep)
+
+  def sleep(self, seconds):
+    self.slept.append(seconds)
+    self.now += seconds
+
+  def test_waits_once_everyone_was_asked(self):
+    ids = [str(i) for i in range(5)]
+    self.assertEqual([self.texts.was_idle(i) for i in ids], 5 * [False])
+    self.assertTrue(self.texts.was_idle(random.choice(ids)))
+    self.texts.wait([], 0.5)
+    self.assertAlmostEqual(self.now, 0.5)
+    self.assertEqual([self.texts.was_idle(i) for i in ids], 5 * [False])
+
+  def test_ends_when_there_is_room(self):
+    self.texts.wait([], 10, room=1)
+    self.assertLess(self.now, 0.1)
+
+
+if __name__ == '__main__':
+  unittest.main()

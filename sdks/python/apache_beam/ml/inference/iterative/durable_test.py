@@ -1,0 +1,303 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+import collections
+import random
+import tempfile
+import unittest
+
+import apache_beam as beam
+from apache_beam.metrics import MetricsFilter
+from apache_beam.ml.inference.base import KeyedModelHandler
+from apache_beam.ml.inference.base import RunInference
+from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
+from apache_beam.ml.inference.iterative.clock_session import ClockSession
+from apache_beam.ml.inference.iterative.clock_session import clock_text
+from apache_beam.ml.inference.iterative.clock_session import clock_token_ids
+from apache_beam.ml.inference.iterative.durable_runners import check_runner
+from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
+from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
+from apache_beam.runners.portability.flink_runner import FlinkRunner
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+from apache_beam.runners.portability.portable_runner import PortableRunner
+from apache_beam.runners.portability.prism_runner import PrismRunner
+from apache_beam.testing.util import assert_that
+from apache_beam.testing.util import equal_to
+from apache_beam.transforms import window
+
+_PROMPTS = ['red', 'green', 'blue', 'yellow', 'black']
+
+
+class _MortalSession(ClockSession):
+  """Dies when so many tokens were taken; those opened later live on."""
+  tokens_until_death = 0
+
+  def poll(self, *args, **kwargs):
+    delta = super().poll(*args, **kwargs)
+    before = _MortalSession.tokens_until_death
+    if delta is not None:
+      _MortalSession.tokens_until_death -= delta.tokens
+    if _MortalSession.tokens_until_death <= 0 < before:
+      self.close()
+    return delta
+
+
+class _MortalHandler(ClockModelHandler):
+  def open_session(self):
+    return _MortalSession(self._tokens, self._rate)
+
+  def prompt_of(self, example):
+    if example == 'bad':
+      raise ValueError('it is bad')
+    return example
+
+
+def _check(chunks, tokens=20, reason='length'):
+  """Raises unless chunks make the texts of their prompts, each once."""
+  texts = collections.defaultdict(list)
+  for chunk in chunks:
+    texts[chunk.request_id].append(chunk)
+  for parts in texts.values():
+    parts.sort(key=lambda chunk: chunk.index)
+    reasons = [part.finish_reason for part in parts]
+    assert reasons == [None] * (len(parts) - 1) + [reason], reasons
+    assert [part.index for part in parts] == list(range(len(parts)))
+    prompt = parts[-1].example
+    made = sum((part.token_ids for part in parts), ())
+    if reason != 'cancelled':
+      assert len(made) == tokens, made
+    assert made == clock_token_ids(prompt, 0, len(made))
+    assert ''.join(part.text for part in parts) == clock_text(made)
+  prompts = sorted(parts[-1].example for parts in texts.values())
+  assert prompts == sorted(_PROMPTS), prompts
+
+
+def _pipeline(runner=None, *flags):
+  return beam.Pipeline(
+      runner or fn_runner.FnApiRunner(),
+      PipelineOptions(['--experiments=iterative_inference', *flags]))
+
+
+def _infer(handler=None, **options):
+  return 'Infer' >> RunInference(
+      handler or _MortalHandler(tokens=20, rate=400),
+      iterative=IterativeOptions(mode='durable', chunk_tokens=4, **options))
+
+
+class DurableTest(unittest.TestCase):
+  def setUp(self):
+    _MortalSession.tokens_until_death = 0
+
+  def run_and_check(self, runner=None, reason='length', **options):
+    """Returns the pipeline's result and its chunks, which have passed."""
+    with _pipeline(runner) as p:
+      chunks = p | beam.Create(_PROMPTS) | _infer(**options)
+      assert_that(chunks, lambda found: _check(found, reason=reason))
+    return p.result
+
+  def count(self, result, name):
+    found = result.metrics().query(MetricsFilter().with_name(name))['counters']
+    return sum(metric.committed for metric in found)
+
+  def test_texts_are_whole(self):
+    result = self.run_and_check()
+    self.assertEqual(self.count(result, 'tokens'), 100)
+    self.assertEqual(self.count(result, 'num_inferences'), 5)
+    self.assertEqual(self.count(result, 'resumed'), 0)
+    # At most a chunk for 4 tokens, beside the first and the last.
+    self.assertLessEqual(self.count(result, 'chunks'), 5 * (20 / 4 + 2))
+
+  def test_equal_inputs_are_two(self):
+    with _pipeline() as p:
+      chunks = p | beam.Create(['red', 'red']) | _infer()
+      texts = (
+          chunks
+          | beam.Map(lambda chunk: (chunk.request_id, len(chunk.token_ids)))
+          | beam.CombinePerKey(sum)
+          | beam.Values())
+      assert_that(texts, equal_to([20, 20]))
+
+  def test_keys(self):
+    with _pipeline() as p:
+      chunks = (
+          p | beam.Create([(prompt[0], prompt) for prompt in _PROMPTS])
+          | _infer(KeyedModelHandler(_MortalHandler(tokens=20, rate=400))))
+
+      def check(found):
+        _check([chunk for _, chunk in found])
+        keys = {chunk.request_id: key for key, chunk in found}
+        for _, chunk in found:
+          if chunk.is_last:
+            assert keys[chunk.request_id] == chunk.example[0]
+
+      assert_that(chunks, check)
+
+  def test_windows_without_lateness(self):
+    # Behind a GroupByKey that would drop what is late.
+    with _pipeline() as p:
+      tokens = (
+          p | beam.Create(enumerate(_PROMPTS))
+          | beam.MapTuple(lambda i, x: window.TimestampedValue(x, 10 * i + 3))
+          | beam.WindowInto(window.FixedWindows(10), allowed_lateness=0)
+          | _infer()
+          | beam.Map(lambda chunk: (chunk.request_id, len(chunk.token_ids)))
+          | beam.CombinePerKey(sum)
+          | beam.Map(lambda pair, w=beam.DoFn.WindowParam: (pair[1], w.start)))
+      assert_that(tokens, equal_to([(20, 10 * i) for i in range(5)]))
+
+  def test_timestamps_are_those_of_inputs(self):
+    with _pipeline() as p:
+      stamps = (
+          p | beam.Create(_PROMPTS)
+          | beam.Map(lambda x: window.TimestampedValue(x, len(x)))
+          | _infer()
+          | beam.Map(lambda chunk, t=beam.DoFn.TimestampParam: float(t))
+          | beam.Distinct())
+      assert_that(stamps, equal_to([3, 4, 5, 6]))
+
+  def test_dead_letters(self):
+    with _pipeline() as p:
+      chunks, dead = (
+          p | beam.Create([*_PROMPTS, 'bad'])
+          | _infer().with_exception_handling())
+      good = chunks | 'Good' >> beam.Filter(lambda c: c.example != 'bad')
+      assert_that(good, _check, 'CheckGood')
+      failed = (
+          dead.failed_inferences
+          | beam.MapTuple(lambda elements, error: (elements, error[1])))
+      assert_that(
+          failed, equal_to([(['bad'], 'invalid: it is bad')]), 'CheckDead')
+
+  def test_inputs_that_cannot_be_named(self):
+    with _pipeline() as p:
+      errors = (
+          p | beam.Create(['red', 'blue'])
+          | _infer(request_id_fn=lambda prompt: None if prompt == 'red' else 'b')
+          | beam.Filter(lambda chunk: chunk.is_last)
+          | beam.Map(lambda c: (c.example, c.finish_reason, c.error_kind)))
+      assert_that(
+          errors,
+          equal_to([('red', 'error', 'invalid'), ('blue', 'length', None)]))
+
+  def test_more_inputs_than_may_be_in_flight(self):
+    self.run_and_check(max_in_flight=2)
+
+  def test_a_bundle_that_is_tried_again(self):
+    # This runner processes each bundle three times, and keeps the last.
+    self.run_and_check(fn_runner.FnApiRunner(bundle_repeat=3))
+
+  def test_an_engine_that_dies(self):
+    _MortalSession.tokens_until_death = 30
+    result = self.run_and_check()
+    self.assertGreater(self.count(result, 'retries'), 0)
+    self.assertGreater(self.count(result, 'resumed'), 0)
+
+  def test_a_runner_that_splits_at_random(self):
+    seed = random.randrange(1 << 20)
+    chance = random.Random(seed)
+
+    def splits(num_elements):
+      yield
+      for _ in range(3):
+        if num_elements > 0:
+          yield chance.random()
+
+    with fn_runner.split_manager('Infer', splits):
+      self.run_and_check()
+
+  def test_drain_finishes(self):
+    self.run_and_check(fn_runner.FnApiRunner(is_drain=True))
+
+  def test_drain_truncates(self):
+    self.run_and_check(
+        fn_runner.FnApiRunner(is_drain=True),
+        on_drain='truncate',
+        reason='cancelled')
+
+  def test_chunks_survive_a_sink(self):
+    with tempfile.TemporaryDirectory() as folder:
+      with _pipeline() as p:
+        _ = (
+            p | beam.Create(_PROMPTS) | _infer()
+            | beam.Reshuffle()
+            | beam.Map(lambda chunk: f'{chunk.example or ""} {chunk.text}')
+            | beam.io.WriteToText(folder + '/out'))
+      with _pipeline() as p:
+        words = (
+            p | beam.io.ReadFromText(folder + '/out*')
+            | beam.FlatMap(str.split))
+        expected = [
+            word for prompt in _PROMPTS
+            for word in clock_text(clock_token_ids(prompt, 0, 20)).split()
+        ]
+        assert_that(words, equal_to(expected + _PROMPTS))
+
+
+class RefusedTest(unittest.TestCase):
+  def test_a_timeout_of_calls(self):
+    for kwargs, words in (
+        ({'timeout': 5}, 'timeout.*request_timeout_secs'),
+        ({'use_subprocess': True}, 'use_subprocess'),
+        ({'threshold': 0.5}, 'threshold')):
+      with self.assertRaisesRegex(ValueError, words):
+        p = _pipeline()
+        _ = p | beam.Create(_PROMPTS) | _infer().with_exception_handling(
+            **kwargs)
+
+  def test_options_that_are_for_the_other_mode(self):
+    for kwargs in ({'on_drain': 'truncate'}, {'max_restriction_bytes': 9}):
+      with self.assertRaisesRegex(ValueError, f'{[*kwargs][0]}.*durable'):
+        IterativeOptions(**kwargs)
+    with self.assertRaisesRegex(ValueError, "on_drain='stop'"):
+      IterativeOptions(mode='durable', on_drain='stop')
+    with self.assertRaisesRegex(ValueError, 'max_restriction_bytes=0'):
+      IterativeOptions(mode='durable', max_restriction_bytes=0)
+
+  def test_runners(self):
+    flags = ['--finish_bundle_before_checkpointing']
+    unsafe = ['--experiments=allow_unsafe_durable_inference']
+    for runner, options, error in (
+        (BundleBasedDirectRunner(), [], 'PrismRunner'),
+        (FlinkRunner(), [], '--finish_bundle_before_checkpointing'),
+        (FlinkRunner(), [flags[0] + '=false'], '--finish_bundle_before'),
+        (FlinkRunner(), flags, None),
+        (FlinkRunner(), [flags[0] + '=true'], None),
+        (FlinkRunner(), [*flags, '--other=1'], None),
+        (FlinkRunner(), unsafe, None)):
+      if error is None:
+        check_runner('Infer', runner, PipelineOptions(options))
+        continue
+      with self.assertRaisesRegex(ValueError, f'Infer: .*{error}'):
+        check_runner('Infer', runner, PipelineOptions(options))
+
+  def test_warns_of_runners_that_were_not_tried(self):
+    with self.assertLogs(level='WARNING') as logs:
+      check_runner('Infer', PortableRunner(), PipelineOptions([]))
+    self.assertRegex(logs.output[0], 'Infer: .*PortableRunner')
+    for runner in (PrismRunner(), SwitchingDirectRunner()):
+      with self.assertNoLogs(level='WARNING'):
+        check_runner('Infer', runner, PipelineOptions([]))
+
+  def test_the_wrong_runner_is_refused_at_once(self):
+    with self.assertRaisesRegex(ValueError, 'Infer: .*PrismRunner'):
+      _ = _pipeline(BundleBasedDirectRunner()) | beam.Create(['red']) | _infer()
+
+
+if __name__ == '__main__':
+  unittest.main()

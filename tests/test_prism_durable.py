@@ -1,0 +1,223 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Durable inference on a real portable runner: Prism, a process of its own."""
+
+import collections
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tools.layout import here
+
+_PRISM = here().build / 'bin' / 'prism'
+
+_COMMON = '''
+import json, sys, time
+import apache_beam as beam
+from apache_beam.ml.inference.base import RunInference
+from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
+from apache_beam.ml.inference.iterative.clock_session import ClockSession
+from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms import window
+from apache_beam.transforms.periodicsequence import PeriodicImpulse
+
+out, *flags = sys.argv[1:]
+flags = PipelineOptions(flags)
+
+
+class Write(beam.DoFn):
+  def __init__(self, kind):
+    self.kind = kind
+
+  def process(self, row, its=beam.DoFn.WindowParam):
+    with open(out, 'a') as file:
+      # One write call a line: several bundles write at once.
+      file.write(json.dumps(
+          [self.kind, time.time(), its.start.micros // 10**6, row]) + '\\n')
+
+
+def infer(handler, **options):
+  return RunInference(handler, iterative=IterativeOptions(
+      mode='durable', request_id_fn=lambda prompt: prompt, **options))
+
+
+def record(chunks):
+  """Writes what is seen behind a shuffle, and a count that drops the late."""
+  _ = (chunks | beam.Reshuffle()
+       | beam.Map(lambda c: [c.request_id, c.index, list(c.token_ids),
+                             c.finish_reason, c.error])
+       | beam.ParDo(Write('chunk')))
+  _ = (chunks | beam.Map(lambda c: (c.request_id, len(c.token_ids)))
+       | beam.CombinePerKey(sum) | 'Sums' >> beam.ParDo(Write('sum')))
+'''
+
+_BATCH = '''
+with beam.Pipeline(options=flags) as p:
+  record(
+      p | beam.Create(range(20))
+      | beam.Map(lambda i: window.TimestampedValue(f'prompt {i}', i))
+      | beam.WindowInto(window.FixedWindows(10), allowed_lateness=0)
+      | infer(ClockModelHandler(tokens=64, rate=20)))
+'''
+
+_STREAMING = '''
+start = time.time() // 10 * 10
+with beam.Pipeline(options=flags) as p:
+  record(
+      p | PeriodicImpulse(start, start + 20, 1)
+      | beam.Map(lambda at: f'prompt {round(float(at) - start)}')
+      | beam.WindowInto(window.FixedWindows(10), allowed_lateness=0)
+      | infer(ClockModelHandler(tokens=64, rate=20)))
+'''
+
+_FAULTS = '''
+class Session(ClockSession):
+  """Dies four times, after 100 tokens each."""
+  deaths, taken = 0, 0
+
+  def poll(self, *args, **kwargs):
+    delta = super().poll(*args, **kwargs)
+    Session.taken += delta.tokens if delta else 0
+    if Session.taken >= 100 and Session.deaths < 4:
+      Session.deaths, Session.taken = Session.deaths + 1, 0
+      self.close()
+    return delta
+
+
+class Handler(ClockModelHandler):
+  def open_session(self):
+    return Session(self._tokens, self._rate)
+
+  def prompt_of(self, prompt):
+    if prompt == 'bad':
+      raise ValueError('it is bad')
+    return prompt
+
+
+with beam.Pipeline(options=flags) as p:
+  chunks, dead = (
+      p | beam.Create([f'prompt {i}' for i in range(10)] + ['bad'])
+      | beam.Map(lambda prompt: window.TimestampedValue(prompt, 5))
+      | beam.WindowInto(window.FixedWindows(10))
+      | infer(Handler(tokens=64, rate=100),
+              max_in_flight=7).with_exception_handling())
+  record(chunks)
+  _ = (dead.failed_inferences
+       | beam.MapTuple(lambda elements, error: [elements, error[1]])
+       | 'Dead' >> beam.ParDo(Write('dead')))
+counted = p.result.metrics().query()['counters']
+with open(out, 'a') as file:
+  for metric in counted:
+    file.write(json.dumps([
+        'metric', 0, 0, [metric.key.metric.name, metric.committed]]) + '\\n')
+'''
+
+
+@pytest.fixture(name='prism')
+def _prism():
+  if not _PRISM.exists():
+    if os.environ.get('CI') == 'true':
+      pytest.fail('build/bin/prism is missing: CI needs Go.')
+    pytest.skip('build/bin/prism is missing; install Go and run make build.')
+  return _PRISM
+
+
+def _run(prism: Path, tmp_path: Path, pipeline: str, *flags: str) -> dict:
+  """Returns rows of (time, start of the window, row) by their kind."""
+  script = tmp_path / 'pipeline.py'
+  script.write_text(_COMMON + pipeline, encoding='utf-8')
+  out = tmp_path / 'out.jsonl'
+  done = subprocess.run([
+      sys.executable,
+      script,
+      out,
+      '--runner=PrismRunner',
+      f'--prism_location={prism}',
+      '--experiments=iterative_inference',
+      *flags
+  ],
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        text=True,
+                        check=False)
+  assert done.returncode == 0, done.stdout
+  rows = collections.defaultdict(list)
+  for line in out.read_text().splitlines():
+    kind, *row = json.loads(line)
+    rows[kind].append(row)
+  return rows
+
+
+def _check_texts(rows: dict, count: int, tokens: int) -> dict:
+  """Asserts that each text is there once; returns when chunks were seen."""
+  texts = collections.defaultdict(list)
+  for seen, _, (prompt, index, ids, reason, _) in rows['chunk']:
+    texts[prompt].append((index, seen, ids, reason))
+  texts.pop('bad', None)
+  assert len(texts) == count
+  for parts in texts.values():
+    parts.sort()
+    assert [index for index, *_ in parts] == list(range(len(parts)))
+    assert [reason for *_, reason in parts[:-1]] == [None] * (len(parts) - 1)
+    assert parts[-1][-1] == 'length'
+    ids = [i for _, _, chunk, _ in parts for i in chunk]
+    assert len(ids) == tokens
+    # As the fake engine makes them: each 7,919 from the one before.
+    assert {(b - a) % 50_000 for a, b in zip(ids, ids[1:])} == {7919}
+  # Exactly once is what a combine counts; a log may see a bundle twice.
+  sums = {prompt: total for _, _, (prompt, total) in rows['sum']}
+  sums.pop('bad', None)
+  assert sums == dict.fromkeys(texts, tokens)
+  return {
+      prompt: [seen for _, seen, *_ in parts]
+      for prompt, parts in texts.items()
+  }
+
+
+@pytest.mark.parametrize('mode', ['batch', 'streaming'])
+def test_chunks_are_seen_behind_a_shuffle_while_texts_grow(
+    prism: Path, tmp_path: Path, mode: str):
+  rows = (
+      _run(prism, tmp_path, _BATCH) if mode == 'batch' else _run(
+          prism, tmp_path, _STREAMING, '--streaming'))
+  count = len(rows['sum'])
+  assert count == 20 if mode == 'batch' else count >= 20
+  times = _check_texts(rows, count, 64)
+  for seen in times.values():
+    # The first of 64 tokens is made 3.15 s before the last.
+    assert seen[-1] - seen[0] > 1.5
+    assert len(seen) <= 64 / 8 + 2
+  windows = {}
+  for _, start, (prompt, *_) in rows['chunk'] + rows['sum']:
+    assert windows.setdefault(prompt, start) == start
+  assert len(set(windows.values())) >= 2
+
+
+def test_an_engine_dies_and_inputs_fail(prism: Path, tmp_path: Path):
+  rows = _run(prism, tmp_path, _FAULTS)
+  _check_texts(rows, 10, 64)
+  bad = [row for _, _, row in rows['chunk'] if row[0] == 'bad']
+  assert bad == [['bad', 0, [], 'error', 'invalid: it is bad']]
+  assert [row for *_, row in rows['dead']] == [[['bad'], 'invalid: it is bad']]
+  metrics = dict(row for *_, row in rows['metric'])
+  assert metrics['tokens'] == 640
+  assert metrics['resumed'] >= 4
