@@ -22,7 +22,9 @@ from pathlib import Path
 
 import pytest
 from tools.demo import docstrings
+from tools.demo import generation
 from tools.demo import ways
+from tools.layout import here
 
 
 @pytest.mark.parametrize(
@@ -55,3 +57,18 @@ def test_the_sample_of_docstrings_is_the_same_each_time(tmp_path: Path):
     docstrings.write_sample(50, file)
   assert files[0].read_bytes() == files[1].read_bytes()
   assert len(files[0].read_text().splitlines()) == 50
+
+
+def test_iterative_text_is_seen_before_it_is_done():
+  outcomes = generation.run(here(), tokens=12)
+  lines = generation.table(outcomes).splitlines()
+  assert len(lines) == 2 + len(generation.PROMPTS)
+  for prompt, line in zip(generation.PROMPTS, lines[2:]):
+    cells = [cell.strip() for cell in line.strip('|').split('|')]
+    one_first, one_end, first, end = (
+        float(cell.removesuffix(' s')) for cell in cells[1:5])
+    assert cells[0] == prompt
+    assert one_first == one_end
+    assert 0 < first < end
+    assert int(cells[5]) > 1
+    assert len(cells[6]) > 3

@@ -17,8 +17,8 @@
 
 """Measures the series, prints tables and writes build/bench-PART.json.
 
-    build/venv/bin/python -m tools.bench {overhead,policy,model} [--pairs N]
-        [--texts N] [--trace FILE --column C --time_column T]
+    build/venv/bin/python -m tools.bench {overhead,policy,model,iterative}
+        [--pairs N] [--texts N] [--trace FILE --column C --time_column T]
 """
 
 import argparse
@@ -81,7 +81,18 @@ def model(layout: Layout, args) -> tuple[str, dict]:
   return part.table(figures), figures
 
 
-_PARTS = {'overhead': overhead, 'policy': policy, 'model': model}
+def iterative(layout: Layout, args) -> tuple[str, dict]:
+  from tools.bench import iterative as part
+  figures = part.run(layout, args.pairs)
+  return part.tables(figures), figures
+
+
+_PARTS = {
+    'overhead': overhead,
+    'policy': policy,
+    'model': model,
+    'iterative': iterative
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,7 +15,7 @@
 # limitations under the License.
 #
 
-"""Embeds real texts three ways in turn and prints what each took.
+"""Embeds real texts three ways and prints what each took, then generates some.
 
     build/venv/bin/python -m tools.demo [--input FILE] [--texts N]
 """
@@ -65,7 +65,16 @@ def main(argv: list[str] | None = None) -> int:
   print(ways.table(outcomes))
   print(f'\nWhat the pipeline itself says with the {outcomes[-1].name}:\n')
   print(outcomes[-1].metrics)
+  generate()
   return 0
+
+
+def generate() -> None:
+  """Shows when text is seen that a model makes, in this process."""
+  from tools.demo import generation
+  print(f'\n{generation.NAME}, one-shot and iterative ...', flush=True)
+  outcomes = generation.run(here())
+  print(f'\n{generation.table(outcomes)}')
 
 
 def warm_up(ways, texts: Path, some: Path) -> None:
