@@ -17,8 +17,9 @@
 
 """Tests every prefix of the series: each PR must stand on those before it.
 
-For each commit of build/beam: its modules import, and the tests of the series
-in the folders that it touches pass. A tree that was green once is not run again, whichever clone ran it.
+For each commit of build/beam: its modules import, and these tests of the series
+pass: its own, and those beside its files that import what it touches. A tree
+that was green once is not run again, whichever clone ran it.
 
     build/venv/bin/python -m tools.prefixes [--all]
 """
@@ -103,12 +104,12 @@ def _passes(layout: Layout, work: Path, commit: str) -> bool:
       commit).splitlines()
   paths = [Path(name).relative_to('sdks/python') for name in names]
   python = [path for path in paths if path.suffix == '.py']
-  tests = _tests_nearby(work, {path.parent for path in python})
   modules = ['.'.join(path.with_suffix('').parts) for path in python]
   modules = [
       name.removesuffix('.__init__') for name in modules
       if not name.endswith('_test')
   ]
+  tests = _tests_of(work, python, modules)
   commands = [[sys.executable, '-c', _IMPORT, *modules]]
   if tests:
     commands.append([
@@ -132,10 +133,32 @@ def _passes(layout: Layout, work: Path, commit: str) -> bool:
   return True
 
 
-def _tests_nearby(work: Path, folders: set[Path]) -> list[str]:
-  """The series' tests, up to here, in the folders that a commit touches."""
-  names = tree.python_files(work, 'A', '*_test.py')
-  return [name for name in names if Path(name).parent in folders]
+def _tests_of(
+    work: Path, paths: list[Path], modules: list[str]) -> list[str]:
+  """The series' tests, up to here, of what a commit touches.
+
+  Args:
+    work: the checked out commit.
+    paths: the Python files that it touches.
+    modules: those of them that are imported.
+  """
+  folders = {path.parent for path in paths}
+  found = []
+  for name in tree.python_files(work, 'A', '*_test.py'):
+    if Path(name).parent not in folders:
+      continue
+    text = (work / 'sdks' / 'python' / name).read_text(encoding='utf-8')
+    if Path(name) in paths or any(_imports(text, module) for module in modules):
+      found.append(name)
+  return found
+
+
+def _imports(text: str, module: str) -> bool:
+  package, _, name = module.rpartition('.')
+  return any(
+      f'{line}\n' in text or f'{line} ' in text for line in (
+          f'import {module}', f'from {module}', f'from {package} import {name}'
+      ))
 
 
 def main() -> int:

@@ -27,6 +27,7 @@ from apache_beam.ml.inference.base import RunInference
 from apache_beam.ml.inference.iterative.generator import GeneratorModelHandler
 from apache_beam.ml.inference.iterative.generator_test import letters
 from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.ml.inference.iterative.run import EXPERIMENT
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.batching.options import BatchingOptions
 
@@ -57,7 +58,7 @@ def build(model_handler, *experiments, exceptions=None, **kwargs):
 class RefusedTest(unittest.TestCase):
   def assert_refused(self, message, *args, **kwargs):
     with self.assertRaisesRegex(ValueError, f'Infer: .*{message}'):
-      build(*args, 'iterative_inference', **kwargs)
+      build(*args, EXPERIMENT, **kwargs)
 
   def test_without_the_flag(self):
     with self.assertRaisesRegex(ValueError,
@@ -103,19 +104,19 @@ class RefusedTest(unittest.TestCase):
     with self.assertRaisesRegex(ValueError, 'does not pad its batches'):
       build(
           handler(pads=False),
-          'iterative_inference',
+          EXPERIMENT,
           'smart_bucketing',
           batching_options=BatchingOptions())
 
   def test_unknown_arguments(self):
     with self.assertRaisesRegex(TypeError, "Did you mean 'inference_args'"):
-      build(handler(), 'iterative_inference', inference_arg={})
+      build(handler(), EXPERIMENT, inference_arg={})
 
 
 class TimeoutTest(unittest.TestCase):
   def test_that_of_exception_handling_bounds_an_input(self):
     results, failed = build(
-        handler(), 'iterative_inference', exceptions={'timeout': 7})
+        handler(), EXPERIMENT, exceptions={'timeout': 7})
     do_fn = results.producer.transform.fn
     self.assertEqual(do_fn._options.request_timeout_secs, 7)
     self.assertIsNotNone(failed.failed_inferences)
