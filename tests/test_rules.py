@@ -121,4 +121,8 @@ def _pins(path: Path) -> dict[str, str]:
   lines = [line.partition('#')[0].strip() for line in path.open()]
   pins = [line.split('==') for line in lines if line]
   assert all(len(pin) == 2 for pin in pins), pins
-  return {name.lower().replace('_', '-'): version for name, version in pins}
+  # Without extras, as in transformers[serving].
+  return {
+      name.partition('[')[0].lower().replace('_', '-'): version
+      for name, version in pins
+  }

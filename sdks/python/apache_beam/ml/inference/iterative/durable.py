@@ -19,6 +19,7 @@
 
 import dataclasses
 import time
+import uuid
 from collections.abc import Callable
 
 import apache_beam as beam
@@ -26,6 +27,7 @@ from apache_beam.ml.inference.iterative import registry
 from apache_beam.ml.inference.iterative.durable_steps import DurableSteps
 from apache_beam.ml.inference.iterative.in_bundle import FAILED
 from apache_beam.ml.inference.iterative.inputs import Inputs
+from apache_beam.ml.inference.iterative.inputs import emitted_before
 from apache_beam.ml.inference.iterative.inputs import request_id_of
 from apache_beam.ml.inference.iterative.metrics import IterativeMetrics
 from apache_beam.ml.inference.iterative.options import IterativeOptions
@@ -42,12 +44,12 @@ __all__ = ['DurableDoFn']
 
 # For runners that heed it; Prism and the FnApiRunner do not.
 _POLL_AFTER = Duration(micros=50_000)
-# How long a worker waits once every text was asked for: between bundles that
-# emit, and where nothing is ready at least and at most. The wait is in
-# proportion to the time of the bundle, since that is what polling costs.
-_PACE_SECS = 0.02
-_SHORTEST_WAIT_SECS = 0.25
-_LONGEST_WAIT_SECS = 1.0
+# How long a worker waits once every text was asked for, in proportion to the
+# time of the bundle, which is what polling costs: half of the time where some
+# chunks were due, 5 % where none was.
+_PACE_SECS = (0.02, 0.1)
+_PACE_PER_BUNDLE = 1
+_WAIT_SECS = (0.25, 1.0)
 _WAIT_PER_BUNDLE = 20
 
 
@@ -86,13 +88,14 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
   # The restrictions.
 
   def initial_restriction(self, element):
+    # Of an input that has no name: any will do for its error.
+    request_id = uuid.uuid4().hex
     try:
-      return new_restriction(request_id_of(self._options, element))
+      request_id = request_id_of(self._options, element)
+      before = emitted_before(self._options, element)
     except ValueError as e:
-      # Of an input that has no name: any will do for its error.
-      anonymous = dataclasses.replace(self._options, request_id_fn=None)
-      return new_restriction(
-          request_id_of(anonymous, element), error=f'invalid: {e}')
+      return new_restriction(request_id, error=f'invalid: {e}')
+    return new_restriction(request_id, before=before)
 
   def create_tracker(self, restriction):
     return TranscriptRestrictionTracker(restriction, self._expected_tokens)
@@ -134,6 +137,7 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
     self._begun_before = self._steps.begun
     self._idle = []
     self._has_emitted = False
+    self._is_urgent = False
     self._came_round = False
     self._has_no_room = False
 
@@ -150,6 +154,8 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
     self._steps.was_claimed(step)
     if step.chunk is not None:
       self._has_emitted = True
+      # Somebody waits for the first and for the last.
+      self._is_urgent |= not step.chunk.index or step.chunk.is_last
       yield from self._outputs(element, step.chunk)
     if not step.after.is_finished:
       tracker.defer_remainder(_POLL_AFTER)
@@ -158,16 +164,15 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
     if not self._came_round:
       # Others have not been asked for since the last wait.
       return
-    if self._has_emitted or self._steps.begun > self._begun_before:
-      self._texts.pause(_PACE_SECS)
+    if self._is_urgent or self._steps.begun > self._begun_before:
       return
     took = self._clock() - self._began
+    if self._has_emitted:
+      self._texts.pause(_within(_PACE_SECS, _PACE_PER_BUNDLE * took))
+      return
+    room = self._options.max_in_flight if self._has_no_room else None
     self._texts.wait(
-        self._idle,
-        min(
-            max(_WAIT_PER_BUNDLE * took, _SHORTEST_WAIT_SECS),
-            _LONGEST_WAIT_SECS),
-        self._options.max_in_flight if self._has_no_room else None)
+        self._idle, _within(_WAIT_SECS, _WAIT_PER_BUNDLE * took), room)
 
   def _nothing_due(self, request_id):
     text = self._texts.get(request_id)
@@ -184,3 +189,8 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
       # As ParDo.with_exception_handling has it.
       failed = ([element], (RuntimeError, chunk.error, [chunk.error]))
       yield beam.pvalue.TaggedOutput(FAILED, failed)
+
+
+def _within(bounds, value):
+  least, most = bounds
+  return min(max(value, least), most)

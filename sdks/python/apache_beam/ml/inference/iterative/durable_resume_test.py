@@ -119,9 +119,8 @@ class DurableResumeTest(unittest.TestCase):
 
   def test_the_check_notices_a_token_that_is_lost_or_doubled(self):
     index = len(self.chunks) // 2
-    rest = [
-        [c.index, c.text, c.token_ids, c.finish_reason]
-        for c in self.chunks[index:]]
+    rest = [[c.index, c.text, c.token_ids, c.finish_reason]
+            for c in self.chunks[index:]]
     self.check(index, rest)
     for wrong in (rest[1:], rest[:1] + rest):
       with self.assertRaises(AssertionError):

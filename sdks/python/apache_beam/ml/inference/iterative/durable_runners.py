@@ -60,8 +60,8 @@ def check_runner(label: str, runner: object, options: PipelineOptions) -> None:
           'with checkpoints, unless a bundle is finished before each. Start '
           f'the pipeline with --{_FLINK_OPTION}, or, if it takes no '
           f'checkpoints, with --experiments={UNSAFE_FLINK}.')
-  elif isinstance(runner, PortableRunner) and not isinstance(runner,
-                                                             PrismRunner):
+  elif isinstance(runner,
+                  PortableRunner) and not isinstance(runner, PrismRunner):
     _LOGGER.warning(
         "%s: IterativeOptions(mode='durable') was tried on Prism, Flink and "
         'the FnApiRunner, not with the %s. It needs splittable DoFns that '

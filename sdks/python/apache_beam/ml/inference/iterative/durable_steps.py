@@ -103,8 +103,8 @@ class DurableSteps:
     self._wall_clock = wall_clock
     self.begun = 0
 
-  def next(self, restriction: TranscriptRestriction,
-           element: Any) -> Step | None:
+  def next(
+      self, restriction: TranscriptRestriction, element: Any) -> Step | None:
     """The next step, or None if there is nothing to emit yet. Never waits."""
     text = self._texts.get(restriction.request_id)
     if text is not None and text.nonce != restriction.nonce:
@@ -259,8 +259,8 @@ class DurableSteps:
     return Step(_finished(restriction), chunk)
 
   def _cancelled(self, restriction, element, text):
-    chunk = self._stream(restriction, element).take(
-        Delta(finish_reason='cancelled'))
+    chunk = self._stream(restriction,
+                         element).take(Delta(finish_reason='cancelled'))
     return Step(_finished(restriction), chunk, text=text)
 
   def _stream(self, restriction, element):

@@ -99,8 +99,7 @@ class DurableStepsTest(unittest.TestCase):
         lease,
         texts,
         self.counts.metrics,
-        self.clock,
-        lambda: self.now + 1e9)
+        self.clock, lambda: self.now + 1e9)
     steps.handler, steps.texts, steps.lease = handler, texts, lease
     return steps
 
@@ -165,9 +164,7 @@ class DurableStepsTest(unittest.TestCase):
   def test_nothing_is_lost_or_doubled(self, events, tokens, chunk_tokens):
     """Whatever happens to bundles, workers and engines."""
     self.now = 1000.0
-    workers = [
-        self.worker(tokens, chunk_tokens=chunk_tokens) for _ in range(2)
-    ]
+    workers = [self.worker(tokens, chunk_tokens=chunk_tokens) for _ in range(2)]
     restriction, chunks, current = self.restriction(), [], 0
     for event in events:
       if restriction.is_finished:
@@ -322,7 +319,8 @@ class DurableStepsTest(unittest.TestCase):
 
   def test_stop_when(self):
     steps = self.worker(stop_when=lambda progress: progress.tokens >= 9)
-    self.check(self.to_the_end(steps, self.restriction()), 9, reason='cancelled')
+    self.check(
+        self.to_the_end(steps, self.restriction()), 9, reason='cancelled')
     self.assertFalse(steps.handler.sessions[0].knows('a'))
 
   def test_the_restriction_is_bounded(self):

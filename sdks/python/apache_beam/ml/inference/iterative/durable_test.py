@@ -185,10 +185,11 @@ class DurableTest(unittest.TestCase):
           failed, equal_to([(['bad'], 'invalid: it is bad')]), 'CheckDead')
 
   def test_inputs_that_cannot_be_named(self):
+    names = {'blue': 'b'}
     with _pipeline() as p:
       errors = (
           p | beam.Create(['red', 'blue'])
-          | _infer(request_id_fn=lambda prompt: None if prompt == 'red' else 'b')
+          | _infer(request_id_fn=names.get)
           | beam.Filter(lambda chunk: chunk.is_last)
           | beam.Map(lambda c: (c.example, c.finish_reason, c.error_kind)))
       assert_that(

@@ -23,8 +23,10 @@ from collections.abc import Callable
 
 import apache_beam as beam
 from apache_beam.ml.inference.iterative import registry
+from apache_beam.ml.inference.iterative.emitted import Emitted
 from apache_beam.ml.inference.iterative.flight import Flight
 from apache_beam.ml.inference.iterative.inputs import Inputs
+from apache_beam.ml.inference.iterative.inputs import emitted_before
 from apache_beam.ml.inference.iterative.inputs import request_id_of
 from apache_beam.ml.inference.iterative.metrics import IterativeMetrics
 from apache_beam.ml.inference.iterative.options import IterativeOptions
@@ -113,9 +115,10 @@ class InBundleDoFn(beam.DoFn):
 
   def _admit(self, element, emit):
     request_id, arrived = uuid.uuid4().hex, self._clock()
-    request, error = None, None
+    request, error, before = None, None, Emitted()
     try:
       request_id = request_id_of(self._options, element)
+      before = emitted_before(self._options, element)
       request = self._inputs.request(request_id, element)
     except ValueError as e:
       error = f'invalid: {e}'
@@ -125,7 +128,9 @@ class InBundleDoFn(beam.DoFn):
         self._inputs.handler.session_model_id(),
         self._options,
         arrived,
-        self._clock)
+        self._clock,
+        before.transcript,
+        before.chunks)
     flight = Flight(request, stream, self._lease, emit, self._clock)
     if error is None:
       try:

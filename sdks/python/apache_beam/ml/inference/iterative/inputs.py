@@ -22,11 +22,12 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from apache_beam.ml.inference.iterative.emitted import Emitted
 from apache_beam.ml.inference.iterative.handler import SupportsSessions
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.session import Request
 
-__all__ = ['Inputs', 'request_id_of']
+__all__ = ['Inputs', 'emitted_before', 'request_id_of']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,3 +76,28 @@ def request_id_of(options: IterativeOptions, element: Any) -> str:
         f'request_id_fn returned {request_id!r} for {element!r:.200}; it must '
         'return a str')
   return request_id
+
+
+def emitted_before(options: IterativeOptions, element: Any) -> Emitted:
+  """What an earlier job emitted for an input; without one, nothing.
+
+  Raises:
+    ValueError: if emitted_fn fails or returns something else, or if it is all.
+  """
+  if options.emitted_fn is None:
+    return Emitted()
+  try:
+    emitted = options.emitted_fn(element)
+  except Exception as e:
+    raise ValueError(f'emitted_fn raised {e!r} for {element!r:.200}') from e
+  if emitted is None:
+    return Emitted()
+  if not isinstance(emitted, Emitted):
+    raise ValueError(
+        f'emitted_fn returned {emitted!r:.200} for {element!r:.200}; it must '
+        'return an Emitted or None')
+  if emitted.is_finished:
+    raise ValueError(
+        f'emitted_fn says that {element!r:.200} is finished. Filter such inputs '
+        'out')
+  return emitted

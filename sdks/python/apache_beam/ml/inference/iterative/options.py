@@ -21,6 +21,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from apache_beam.ml.inference.iterative.emitted import Emitted
+
 __all__ = ['IterativeOptions', 'Progress']
 
 
@@ -55,6 +57,9 @@ class IterativeOptions:
     request_id_fn: gives each input a str that no other input has, and the same
       one when it is tried again. Without it ids are random: in the mode
       'in_bundle' anew for each attempt.
+    emitted_fn: gives what an earlier job has emitted for an input, an
+      ``emitted.Emitted``, or None: its text goes on there. Needs request_id_fn,
+      with the ids of that job, and an engine that can go on from a transcript.
     chunk_tokens: the first chunk of a result comes with its first token, later
       ones hold so many tokens,
     chunk_secs: or what was made in so many seconds, if that is less.
@@ -79,6 +84,7 @@ class IterativeOptions:
   """
   mode: str = 'in_bundle'
   request_id_fn: Callable[[Any], str] | None = None
+  emitted_fn: Callable[[Any], Emitted | None] | None = None
   # 8 tokens a chunk cost a seventh of the chunks and, durable, 7 % of the
   # time of one-shot batches (16 prompts of 64 tokens on Prism).
   chunk_tokens: int = 8
@@ -122,11 +128,15 @@ class IterativeOptions:
       raise ValueError(
           f'IterativeOptions(stall_timeout_secs={stall!r}): must be more than '
           f'chunk_secs={self.chunk_secs!r}, for which tokens may wait.')
-    for name in ('request_id_fn', 'stop_when'):
+    for name in ('request_id_fn', 'emitted_fn', 'stop_when'):
       value = getattr(self, name)
       if value is not None and not callable(value):
         raise TypeError(
             f'IterativeOptions({name}={value!r}): must be a function.')
+    if self.emitted_fn is not None and self.request_id_fn is None:
+      raise ValueError(
+          'IterativeOptions(emitted_fn): needs request_id_fn, so that the ids '
+          'are those of the job that emitted.')
     if self.mode != 'durable':
       for name in ('on_drain', 'max_restriction_bytes'):
         if getattr(self, name) != type(self).__dataclass_fields__[name].default:

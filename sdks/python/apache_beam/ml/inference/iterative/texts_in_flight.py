@@ -97,8 +97,7 @@ class TextInFlight:
     if delta is not None:
       return delta
     try:
-      delta = self.session.poll(
-          self.request_id, ready=self.stream.is_ready)
+      delta = self.session.poll(self.request_id, ready=self.stream.is_ready)
     except KeyError:
       return _lost('the session does not know the request any more')
     if delta is None and not self.session.is_alive:

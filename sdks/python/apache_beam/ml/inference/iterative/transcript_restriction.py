@@ -28,6 +28,7 @@ from apache_beam import coders
 from apache_beam.coders import coder_impl
 from apache_beam.io.iobase import RestrictionProgress
 from apache_beam.io.iobase import RestrictionTracker
+from apache_beam.ml.inference.iterative.emitted import Emitted
 from apache_beam.ml.inference.iterative.session import Transcript
 
 __all__ = [
@@ -39,8 +40,8 @@ __all__ = [
 
 _VERSION = 1
 # What of the optional parts follows.
-(_SUBMITTED, _FIRST, _LAST, _ERROR, _CANCELLED, _FINISHED) = (
-    1 << bit for bit in range(6))
+(_SUBMITTED, _FIRST, _LAST, _ERROR, _CANCELLED,
+ _FINISHED) = (1 << bit for bit in range(6))
 # Shorter ones stay as they are.
 _COMPRESS_FROM_BYTES = 2048
 _PLAIN, _COMPRESSED = b'p', b'c'
@@ -95,10 +96,18 @@ class TranscriptRestriction:
 def new_restriction(
     request_id: str,
     error: str | None = None,
+    before: Emitted = Emitted(),
     wall_clock: Callable[[], float] = time.time) -> TranscriptRestriction:
-  """That of an input that was not processed yet."""
+  """That of an input that was not processed yet, but maybe by another job."""
+  done = before.transcript
   return TranscriptRestriction(
-      request_id, random.getrandbits(63), arrived=wall_clock(), error=error)
+      request_id,
+      random.getrandbits(63),
+      index=before.chunks,
+      tokens=done.tokens,
+      packed=pack(done.text, pack_ids(done.token_ids)),
+      arrived=wall_clock(),
+      error=error)
 
 
 def pack_ids(token_ids: tuple[int, ...]) -> bytes:

@@ -50,9 +50,7 @@ _RESTRICTIONS = st.builds(
     index=st.integers(0, 10**6),
     tokens=st.integers(0, 10**6),
     packed=st.builds(
-        pack,
-        _TEXT | _TEXT.map(lambda text: 300 * text),
-        _IDS.map(pack_ids)),
+        pack, _TEXT | _TEXT.map(lambda text: 300 * text), _IDS.map(pack_ids)),
     losses=st.integers(0, 20),
     arrived=st.floats(0, 2e9),
     submitted=_SECONDS,

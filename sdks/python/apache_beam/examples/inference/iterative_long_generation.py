@@ -1,0 +1,180 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""A pipeline for long texts, which survives a restart of the whole job.
+
+Within a job a worker that is lost costs no token in the mode durable. This
+example goes further: it keeps each chunk in a folder behind a shuffle, and when
+it is started again, after a failure or on purpose, texts go on where their kept
+chunks end. Texts that are finished are left alone::
+
+    python -m apache_beam.examples.inference.iterative_long_generation \
+        --input=prompts.jsonl --keep=chunks/ --output=texts.jsonl \
+        --handler=hf --model=HuggingFaceTB/SmolLM2-135M-Instruct \
+        --max_tokens=4000 --experiments=iterative_inference
+
+The input is a JSON Lines file of objects with an "id" and a "prompt". The
+output has a line for each text. The folder is one that all workers see.
+"""
+
+import argparse
+import json
+import os
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.examples.inference.iterative_text_generation import KeyedPrompt
+from apache_beam.examples.inference.iterative_text_generation import add_model_arguments
+from apache_beam.examples.inference.iterative_text_generation import make_model_handler
+from apache_beam.examples.inference.iterative_text_generation import parse_json
+from apache_beam.ml.inference.base import KeyedModelHandler
+from apache_beam.ml.inference.base import RunInference
+from apache_beam.ml.inference.iterative.chunk import Chunk
+from apache_beam.ml.inference.iterative.emitted import Emitted
+from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.options.pipeline_options import PipelineOptions
+
+
+class KeepChunks(beam.DoFn):
+  """Appends chunks to a file of this worker; each is on disk when it returns.
+
+  Args:
+    folder: where the files of all workers are.
+  """
+  def __init__(self, folder: str):
+    self._folder = folder
+
+  def setup(self):
+    path = Path(self._folder) / f'{uuid.uuid4().hex}.jsonl'
+    self._file = path.open('a', encoding='utf-8')
+
+  def process(self, element: tuple[str, Chunk]):
+    key, chunk = element
+    row = {
+        'id': key,
+        'index': chunk.index,
+        'text': chunk.text,
+        'token_ids': chunk.token_ids,
+        'finish_reason': chunk.finish_reason,
+        'error': chunk.error,
+    }
+    self._file.write(json.dumps(row) + '\n')
+    self._file.flush()
+    os.fsync(self._file.fileno())
+
+  def teardown(self):
+    self._file.close()
+
+
+def read_kept(folder: str) -> dict[str, Emitted]:
+  """What was kept of each text, by its id.
+
+  A chunk may be there twice, as the worker that kept it was lost before it said
+  so, and the end of a file amid a line. Texts that failed go on, too.
+  """
+  chunks = defaultdict(list)
+  for path in sorted(Path(folder).glob('*.jsonl')):
+    for line in path.read_text(encoding='utf-8').splitlines(keepends=True):
+      if not line.endswith('\n'):
+        continue
+      row = json.loads(line)
+      if row['error'] is None:
+        chunks[row['id']].append(
+            Chunk(
+                row['id'],
+                row['index'],
+                row['text'],
+                tuple(row['token_ids']),
+                finish_reason=row['finish_reason']))
+  return {key: Emitted.of(group) for key, group in chunks.items()}
+
+
+def read_prompts(path: str) -> list[KeyedPrompt]:
+  """The prompts of a JSON Lines file, each with its id."""
+  with open(path, encoding='utf-8') as lines:
+    prompts = [prompt for line in lines for prompt in parse_json(line)]
+  if None in (key for key, _ in prompts):
+    raise ValueError('--input: each prompt needs an "id".')
+  if len(dict(prompts)) < len(prompts):
+    raise ValueError('--input: two prompts have the same "id".')
+  return prompts
+
+
+def parse_known_args(argv):
+  """Parses args for the workflow."""
+  parser = argparse.ArgumentParser()
+  add_model_arguments(parser)
+  parser.add_argument(
+      '--keep', required=True, help='Path of the folder to keep chunks in.')
+  return parser.parse_known_args(argv)
+
+
+def write_texts(path: str, prompts: Iterable[KeyedPrompt], kept) -> None:
+  with open(path, 'w', encoding='utf-8') as out:
+    for key, prompt in prompts:
+      emitted = kept.get(key, Emitted())
+      row = {
+          'id': key,
+          'prompt': prompt,
+          'text': emitted.transcript.text,
+          'is_finished': emitted.is_finished,
+      }
+      out.write(json.dumps(row) + '\n')
+
+
+def run(argv=None) -> None:
+  """
+  Args:
+    argv: Command line arguments defined for this example.
+  """
+  known_args, pipeline_args = parse_known_args(argv)
+  os.makedirs(known_args.keep, exist_ok=True)
+  prompts, kept = read_prompts(known_args.input), read_kept(known_args.keep)
+  left = [
+      (key, prompt) for key, prompt in prompts
+      if not kept.get(key, Emitted()).is_finished
+  ]
+  resumed = sum(key in kept for key, _ in left)
+  print(
+      f'{len(prompts) - len(left)} texts are finished, {resumed} go on, '
+      f'{len(left) - resumed} start.',
+      flush=True)
+  handler, inference_args = make_model_handler(known_args)
+  options = IterativeOptions(
+      mode='durable',
+      request_id_fn=lambda element: element[0],
+      emitted_fn=lambda element: kept.get(element[0]))
+  if left:
+    with beam.Pipeline(options=PipelineOptions(pipeline_args)) as pipeline:
+      _ = (
+          pipeline
+          | 'Prompts' >> beam.Create(left).with_output_types(tuple[str, str])
+          | 'Generate' >> RunInference(
+              KeyedModelHandler(handler),
+              inference_args=inference_args,
+              iterative=options)
+          # From here on a chunk comes once, as soon as it is made.
+          | 'Commit' >> beam.Reshuffle()
+          | 'Keep' >> beam.ParDo(KeepChunks(known_args.keep)))
+  write_texts(known_args.output, prompts, read_kept(known_args.keep))
+
+
+if __name__ == '__main__':
+  run()
