@@ -17,8 +17,8 @@
 
 """Measures the series, prints tables and writes build/bench-PART.json.
 
-    build/venv/bin/python -m tools.bench {overhead,policy,model} [--pairs N]
-        [--texts N] [--trace FILE --column C --time_column T]
+    build/venv/bin/python -m tools.bench {overhead,policy,model,throughput} [--pairs N]
+        [--texts N] [--elements N] [--trace FILE --column C --time_column T]
 """
 
 import argparse
@@ -81,7 +81,24 @@ def model(layout: Layout, args) -> tuple[str, dict]:
   return part.table(figures), figures
 
 
-_PARTS = {'overhead': overhead, 'policy': policy, 'model': model}
+def throughput(layout: Layout, args) -> tuple[str, dict]:
+  from tools.bench import throughput as part
+  from tools.bench.policy import read_lengths
+  if not args.trace:
+    raise ToolError('throughput needs --trace, a file of lengths.')
+  lengths = read_lengths(args.trace, args.column)
+  figures = part.run(layout, lengths, args.elements, args.pairs)
+  return part.table(figures), {
+      'figures': [dataclasses.asdict(figure) for figure in figures]
+  }
+
+
+_PARTS = {
+    'overhead': overhead,
+    'policy': policy,
+    'model': model,
+    'throughput': throughput
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,6 +106,8 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('part', choices=_PARTS)
   parser.add_argument('--pairs', type=int, default=7)
   parser.add_argument('--texts', type=int, default=600, help='for model')
+  parser.add_argument(
+      '--elements', type=int, default=200_000, help='for throughput')
   parser.add_argument(
       '--trace', type=Path, help='a CSV of arrivals, for overhead and policy')
   parser.add_argument('--column', default='ContextTokens')
