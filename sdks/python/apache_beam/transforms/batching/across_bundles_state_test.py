@@ -149,7 +149,8 @@ class NothingStaysTest(unittest.TestCase):
             p | beam.Create([None])
             | beam.FlatMap(lambda _: range(2 * windows))
             | beam.Map(
-                lambda i: window.TimestampedValue(1 + i % 7, size * (i // 2)))
+                lambda i: window.TimestampedValue(
+                    1 + i % 7, size * (i // 2 + 0.5)))
             | beam.WindowInto(window.FixedWindows(size))
             | beam.BatchElements(
                 max_batch_size=8,
