@@ -64,6 +64,8 @@ bench: build ## Benchmarks against the released SDK, in build/bench-*.json (TRAC
 	@$(VENV) -m tools.bench policy $(if $(TRACE),--trace=$(TRACE))
 	@$(VENV) -m tools.bench model
 	@$(VENV) -m tools.bench iterative
+	@$(VENV) -m tools.bench streaming --pairs 3
+	@$(if $(TRACE),$(VENV) -m tools.bench throughput --pairs 3 --trace=$(TRACE))
 	@$(if $(TRACE),$(VENV) -m apache_beam.testing.benchmarks.batching_replay \
 	  $(TRACE) --column ContextTokens --time_column TIMESTAMP --speedup 20 \
 	  --max_wait_secs 5 --runner=PrismRunner --prism_location=build/bin/prism \

@@ -17,8 +17,10 @@
 
 """Measures the series, prints tables and writes build/bench-PART.json.
 
-    build/venv/bin/python -m tools.bench {overhead,policy,model,iterative}
-        [--pairs N] [--texts N] [--trace FILE --column C --time_column T]
+    build/venv/bin/python -m tools.bench
+        {overhead,policy,model,throughput,streaming,iterative}
+        [--pairs N] [--texts N] [--elements N]
+        [--trace FILE --column C --time_column T]
 """
 
 import argparse
@@ -65,8 +67,8 @@ def policy(layout: Layout, args) -> tuple[str, dict]:
   return '\n\n'.join(tables), figures
 
 
-def model(layout: Layout, args) -> tuple[str, dict]:
-  from tools.bench import model as part
+def _texts(layout: Layout, count: int) -> Path:
+  """Docstrings, after a first call of the model."""
   from tools.demo import __main__ as demo
   from tools.demo import docstrings
   from tools.demo import ways
@@ -74,9 +76,15 @@ def model(layout: Layout, args) -> tuple[str, dict]:
   folder = layout.build / 'demo'
   folder.mkdir(parents=True, exist_ok=True)
   texts = folder / 'texts.jsonl'
-  docstrings.write_sample(args.texts, folder / 'docstrings.jsonl')
+  docstrings.write_sample(count, folder / 'docstrings.jsonl')
   ways.numbered(folder / 'docstrings.jsonl', texts)
   demo.warm_up(ways, texts, folder / 'first.jsonl')
+  return texts
+
+
+def model(layout: Layout, args) -> tuple[str, dict]:
+  from tools.bench import model as part
+  texts = _texts(layout, args.texts)
   figures = part.compare(texts, part.tune(texts), args.pairs)
   return part.table(figures), figures
 
@@ -87,11 +95,33 @@ def iterative(layout: Layout, args) -> tuple[str, dict]:
   return part.tables(figures), figures
 
 
+def throughput(layout: Layout, args) -> tuple[str, dict]:
+  from tools.bench import throughput as part
+  from tools.bench.policy import read_lengths
+  if not args.trace:
+    raise ToolError('throughput needs --trace, a file of lengths.')
+  lengths = read_lengths(args.trace, args.column)
+  figures = part.run(layout, lengths, args.elements, args.pairs)
+  return part.table(figures), {
+      'figures': [dataclasses.asdict(figure) for figure in figures]
+  }
+
+
+def streaming(layout: Layout, args) -> tuple[str, dict]:
+  from tools.bench import streaming as part
+  rate, figures = part.run(layout, _texts(layout, args.texts), args.pairs)
+  return part.table(rate, figures), {
+      'rate': rate, 'figures': [dataclasses.asdict(f) for f in figures]
+  }
+
+
 _PARTS = {
     'overhead': overhead,
     'policy': policy,
     'model': model,
-    'iterative': iterative
+    'iterative': iterative,
+    'throughput': throughput,
+    'streaming': streaming
 }
 
 
@@ -99,7 +129,10 @@ def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('part', choices=_PARTS)
   parser.add_argument('--pairs', type=int, default=7)
-  parser.add_argument('--texts', type=int, default=600, help='for model')
+  parser.add_argument(
+      '--texts', type=int, default=600, help='for model and streaming')
+  parser.add_argument(
+      '--elements', type=int, default=200_000, help='for throughput')
   parser.add_argument(
       '--trace', type=Path, help='a CSV of arrivals, for overhead and policy')
   parser.add_argument('--column', default='ContextTokens')

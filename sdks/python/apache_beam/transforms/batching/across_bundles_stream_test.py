@@ -83,14 +83,13 @@ class StreamTest(unittest.TestCase):
     stream = self._elements(stream, (2, 9)).advance_watermark_to(10)
     stream = stream.advance_watermark_to(11).advance_watermark_to_infinity()
     p, batches = self._batches(stream)
-    assert_that(batches, equal_to([(['x', 'x', 'xx'], 9.0), (['x' * 60], 2.0)]))
+    assert_that(batches, equal_to([(['x', 'x', 'xx'], 9.0), (['x' * 60], 1.0)]))
     p.run()
 
   def test_a_full_batch_leaves_at_once_with_its_own_time(self):
     stream = self._elements(
         TestStream().advance_watermark_to(0), (1, 4), *[(1, 2)] * 3)
     p, batches = self._batches(stream.advance_watermark_to_infinity())
-    # The hold is where the first element set it, so 2 would be late.
     assert_that(batches, equal_to([(['x'] * 4, 4.0)]))
     p.run()
 

@@ -16,7 +16,7 @@
 #
 
 import collections
-import dataclasses
+import random
 import unittest
 
 from hypothesis import given
@@ -24,7 +24,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import apache_beam as beam
-from apache_beam import coders
 from apache_beam.ml.inference import base
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
@@ -32,128 +31,16 @@ from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import trigger
 from apache_beam.transforms import window
-from apache_beam.transforms.batching import across_bundles
+from apache_beam.transforms.batching.fake_runner_for_tests import WAIT
+from apache_beam.transforms.batching.fake_runner_for_tests import WINDOW
+from apache_beam.transforms.batching.fake_runner_for_tests import FakeRunner
+from apache_beam.transforms.batching.fake_runner_for_tests import OneBundle
 from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.metrics import metrics_table
 from apache_beam.transforms.batching.options import BatchingOptions
-from apache_beam.transforms.batching.waiting_room import CELLS
-from apache_beam.transforms.batching.waiting_room import WaitingRoom
 from apache_beam.utils.timestamp import Timestamp
 
 _FLAG = '--experiments=smart_bucketing'
-_WAIT = 10
-_WINDOW = window.IntervalWindow(0, 1000)
-
-
-class _Bag:
-  def __init__(self):
-    self.held = []
-
-  def read(self):
-    return list(self.held)
-
-  def add(self, value):
-    self.held.append(value)
-
-  def clear(self):
-    self.held = []
-
-
-class _Room:
-  """Encodes what it keeps, as between bundles."""
-  encoded = None
-
-  def read(self):
-    return WaitingRoom.decode(self.encoded) if self.encoded else None
-
-  def write(self, room):
-    self.encoded = room.encode()
-
-  def clear(self):
-    self.encoded = None
-
-
-@dataclasses.dataclass
-class _Timer:
-  at: float | None = None
-  cleared: int = 0
-
-  def set(self, at):
-    self.at = float(at)
-
-  def clear(self):
-    self.at = None
-    self.cleared += 1
-
-
-class _Runner:
-  """Stands in for a runner: one key and window, state, and timers that fire
-  when they are told to. Keeps what leaves: elements, timestamp, and when."""
-  def __init__(self, options=None, **kwargs):
-    self.now = 100.0
-    batch = beam.BatchElements(
-        length_fn=lambda element: element[1],
-        max_batch_duration_secs=_WAIT,
-        clock=lambda: self.now,
-        options=options,
-        **kwargs)
-    waiter = across_bundles.Waiter(batch.length_batching_do_fn('Batch'), _WAIT)
-    self.do_fn = across_bundles.waiting_do_fn(coders.PickleCoder(), waiter)
-    self.do_fn.setup()
-    self.bags = [_Bag() for _ in range(CELLS)]
-    self.room = _Room()
-    self.deadline, self.window_end = _Timer(), _Timer()
-    self.left = []
-    self.secs_per_element = 0.0
-
-  @property
-  def cells(self):
-    return {f'c{i}': bag for i, bag in enumerate(self.bags)}
-
-  def arrive(self, element, timestamp):
-    self._collect(
-        self.do_fn.process(('key', element),
-                           _WINDOW,
-                           Timestamp(timestamp),
-                           self.room,
-                           self.deadline,
-                           self.window_end,
-                           **self.cells))
-
-  def fire_deadline(self, timestamp=0):
-    cleared = self.deadline.cleared
-    self._collect(
-        self.do_fn.on_deadline(
-            _WINDOW,
-            Timestamp(timestamp),
-            self.room,
-            self.deadline,
-            **self.cells))
-    assert self.deadline.cleared == cleared, 'cleared its own timer'
-
-  def pass_time(self, seconds):
-    """Fires the deadline when it is time, as a runner in real time does."""
-    end = self.now + seconds
-    while self.deadline.at is not None and self.deadline.at <= end:
-      self.now = max(self.now, self.deadline.at)
-      self.deadline.at = None
-      self.fire_deadline()
-    self.now = end
-
-  def end_window(self):
-    self._collect(
-        self.do_fn.on_window_end(
-            _WINDOW, self.room, self.deadline, **self.cells))
-    assert self.deadline.at is None
-
-  def _collect(self, batches):
-    for batch in batches or ():
-      self.left.append((batch.value, batch.timestamp, self.now))
-      self.now += self.secs_per_element * len(batch.value)
-
-  def is_empty(self):
-    return not self.room.encoded and not any(bag.held for bag in self.bags)
-
 
 _steps = st.lists(
     st.one_of(
@@ -177,7 +64,7 @@ class WaitingDoFnTest(unittest.TestCase):
         max_padded_size=100,
         hurry=hurry,
         max_buffered_elements=6 if small else 99)
-    runner = _Runner(
+    runner = FakeRunner(
         options, max_batch_size=4, bucket_boundaries=list(boundaries) or None)
     arrived = {}
     for step in steps:
@@ -209,30 +96,44 @@ class WaitingDoFnTest(unittest.TestCase):
         self.assertFalse(lengths[0] < edge <= lengths[-1])
       for element in batch:
         since, event_time = arrived[element]
-        self.assertLessEqual(left - since, _WAIT)
+        self.assertLessEqual(left - since, WAIT)
         self.assertGreaterEqual(timestamp, Timestamp(event_time))
-      self.assertLessEqual(timestamp, _WINDOW.max_timestamp())
+      self.assertLessEqual(timestamp, WINDOW.max_timestamp())
+
+  def test_few_elements_are_read_for_each_that_leaves(self):
+    lengths = random.Random(0)
+    # As many as may wait, and as many as come within a deadline.
+    for arrivals_per_sec in (10**6, 54):
+      runner = FakeRunner(BatchingOptions(cost=Cost(200, 1)), max_batch_size=32)
+      runner.room = OneBundle()
+      for i in range(5000):
+        runner.arrive((i, int(lengths.lognormvariate(6.5, 1.1))), 5)
+        runner.pass_time(1 / arrivals_per_sec)
+      left = sum(len(batch) for batch, _, _ in runner.left)
+      self.assertGreater(left, 2500)
+      reads = sum(bag.reads for bag in runner.bags) / left
+      self.assertLess(reads, 8, arrivals_per_sec)
 
   def test_neighbours_leave_with_what_is_due(self):
-    runner = _Runner(
+    runner = FakeRunner(
         max_batch_size=4,
         options=BatchingOptions(cost=Cost(fixed=20, per_token=1)))
     for element in ((0, 10), (1, 500), (2, 11)):
       runner.arrive(element, 5)
-    runner.pass_time(_WAIT)
+    runner.pass_time(WAIT)
     self.assertEqual([batch for batch, _, _ in runner.left],
                      [[(0, 10), (2, 11)], [(1, 500)]])
 
   def test_a_batch_is_never_behind_the_hold(self):
-    runner = _Runner(max_batch_size=4)
+    runner = FakeRunner(max_batch_size=4)
     runner.arrive((0, 10), 50)
     runner.arrive((1, 900), 20)
-    runner.pass_time(_WAIT)
+    runner.pass_time(WAIT)
     self.assertEqual([timestamp for _, timestamp, _ in runner.left],
                      [Timestamp(50)] * 2)
 
   def test_a_batch_takes_no_longer_than_its_target(self):
-    runner = _Runner(max_batch_size=64, target_batch_duration_secs=1)
+    runner = FakeRunner(max_batch_size=64, target_batch_duration_secs=1)
     # So ten elements take a second.
     runner.secs_per_element = 0.1
     for i in range(600):
@@ -243,14 +144,14 @@ class WaitingDoFnTest(unittest.TestCase):
     self.assertLess(max(sizes[-10:]), 15)
 
   def test_an_arrival_finds_what_is_due_where_no_timer_fires(self):
-    runner = _Runner(max_batch_size=4)
+    runner = FakeRunner(max_batch_size=4)
     runner.arrive((0, 10), 5)
-    runner.now += _WAIT
+    runner.now += WAIT
     runner.arrive((1, 900), 5)
     self.assertEqual([batch for batch, _, _ in runner.left], [[(0, 10)]])
 
   def test_a_clock_that_goes_backwards(self):
-    runner = _Runner(max_batch_size=4)
+    runner = FakeRunner(max_batch_size=4)
     runner.arrive((0, 10), 5)
     runner.now -= 3600
     runner.fire_deadline()
@@ -340,6 +241,25 @@ class BatchElementsAcrossBundlesTest(unittest.TestCase):
         _ = (
             p | beam.Create(['a']) | beam.WindowInto(window.Sessions(5))
             | beam.BatchElements(length_fn=len, max_batch_duration_secs=1))
+
+  def test_runners_that_would_lose_elements_are_refused(self):
+    for flags, message in (
+        (['--runner=PrismRunner'], 'Prism .*prism_disable_sdf_split'),
+        (['--runner=SparkRunner', '--streaming'], 'Spark .*no timers')):
+      p = beam.Pipeline(options=PipelineOptions([_FLAG, *flags]))
+      texts = p | beam.Create(['a'])
+      with self.assertRaisesRegex(ValueError, f'BatchElements: .*{message}'):
+        _ = texts | beam.BatchElements(length_fn=len, max_batch_duration_secs=1)
+
+  def test_prism_that_splits_nothing(self):
+    p = beam.Pipeline(
+        options=PipelineOptions([
+            _FLAG,
+            '--runner=PrismRunner',
+            '--experiments=prism_disable_sdf_split'
+        ]))
+    _ = p | beam.Create(['a']) | beam.BatchElements(
+        length_fn=len, max_batch_duration_secs=1)
 
   def test_a_pipeline_updated_from_2_77_keeps_its_state(self):
     with _pipeline('--update_compatibility_version=2.77.0') as p:

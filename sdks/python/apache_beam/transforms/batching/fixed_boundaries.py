@@ -57,13 +57,14 @@ class FixedBoundaries(WaitingPolicy):
     self._max_batch_size = max_batch_size
     self._max_padded_size = max_padded_size
 
-  def arrived(self, lengths: Sequence[int], index: int) -> Leaving | None:
+  def arrived(self, lengths: Sequence[int], index: int,
+              number: int) -> list[Leaving]:
     start, end = self._bucket(lengths, index)
     count, largest = end - start, self._max_padded_size
     full = count >= self._max_batch_size
     if largest is not None and count * lengths[end - 1] >= largest:
       full = True
-    return self.due(lengths, index) if full else None
+    return [self.due(lengths, index)] if full else []
 
   def due(self, lengths: Sequence[int], index: int) -> Leaving:
     start, end = self._bucket(lengths, index)

@@ -21,24 +21,31 @@ import dataclasses
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from typing import Any
 
 from apache_beam.internal import pickler
 from apache_beam.options.pipeline_options import DebugOptions
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.transforms.core import Windowing
 from apache_beam.transforms.window import NonMergingWindowFn
+from apache_beam.version import __version__ as beam_version
 
 __all__ = [
     'EXPERIMENT',
     'check_options',
     'check_picklable',
+    'check_runner',
     'check_windows',
     'default_options',
     'is_enabled',
     'options_with_metrics',
 ]
+
+if TYPE_CHECKING:
+  from apache_beam.pipeline import Pipeline
 
 EXPERIMENT = 'smart_bucketing'
 
@@ -109,6 +116,29 @@ def check_windows(owner: str, windowing: Windowing) -> None:
         f'{owner}: elements cannot wait for each other across bundles in '
         f'windows that merge, such as {windowing.windowfn}. Leave '
         'max_batch_duration_secs out, or window into others first.')
+
+
+def check_runner(owner: str, pipeline: 'Pipeline') -> None:
+  """Refuses runners that would lose elements that wait, or never fire timers.
+
+  Raises:
+    ValueError: for Prism where it may split bundles of a key, and for Spark in
+      streaming.
+  """
+  options, runner = pipeline.options, type(pipeline.runner).__name__
+  debug_options = options.view_as(DebugOptions)
+  if (runner == 'PrismRunner' and
+      not debug_options.lookup_experiment('prism_disable_sdf_split')):
+    raise ValueError(
+        f'{owner}: with max_batch_duration_secs Prism {beam_version} loses and '
+        'doubles elements where it splits a bundle of a key. Start the '
+        'pipeline with --experiments=prism_disable_sdf_split.')
+  if runner == 'SparkRunner' and options.view_as(StandardOptions).streaming:
+    raise ValueError(
+        f'{owner}: elements cannot wait for each other on Spark in streaming, '
+        'which has no timers '
+        '(https://github.com/apache/beam/issues/20397). Leave '
+        'max_batch_duration_secs out.')
 
 
 def check_picklable(

@@ -94,8 +94,7 @@ class _Buffer:
     place = bisect_left(self._keys, key)
     self._keys.insert(place, key)
     self._waiting.insert(place, key[0])
-    run = self._policy.arrived(self._waiting, place)
-    if run:
+    for run in reversed(self._policy.arrived(self._waiting, place, index)):
       self._leave(run, now)
 
   def flush_due(self, now, max_wait_secs):

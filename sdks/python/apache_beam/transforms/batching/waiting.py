@@ -44,12 +44,14 @@ class Leaving(NamedTuple):
 class WaitingPolicy(abc.ABC):
   """Decides which waiting elements leave together."""
   @abc.abstractmethod
-  def arrived(self, lengths: Sequence[int], index: int) -> Leaving | None:
-    """What leaves at once, now that an element is there.
+  def arrived(self, lengths: Sequence[int], index: int,
+              number: int) -> list[Leaving]:
+    """What leaves at once, now that an element is there: runs, ascending.
 
     Args:
       lengths: of all that wait, ascending.
       index: of the element that arrived.
+      number: how many arrived before it.
     """
 
   @abc.abstractmethod

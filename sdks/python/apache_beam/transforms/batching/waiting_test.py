@@ -85,9 +85,13 @@ class PoliciesTest(unittest.TestCase):
       self, lengths, policy, data):
     lengths.sort()
     index = data.draw(st.integers(0, len(lengths) - 1))
-    for run in (policy.due(lengths, index), policy.arrived(lengths, index)):
-      if run is not None:
-        self.assertTrue(0 <= run.start <= index < run.end <= len(lengths))
+    run = policy.due(lengths, index)
+    self.assertTrue(0 <= run.start <= index < run.end <= len(lengths))
+    number = data.draw(st.integers(0, 1000))
+    before = 0
+    for run in policy.arrived(lengths, index, number):
+      self.assertTrue(before <= run.start < run.end <= len(lengths))
+      before = run.end
 
   def test_numbers_that_are_no_limit(self):
     for make in (lambda **limits: PricedWindow(_COST, **limits),
@@ -100,9 +104,18 @@ class PoliciesTest(unittest.TestCase):
 class PricedWindowTest(unittest.TestCase):
   def test_full_batch_without_padding_leaves_at_once(self):
     policy = PricedWindow(_COST, 4)
-    self.assertEqual(
-        Leaving(1, 5), policy.arrived([10, 100, 100, 100, 100, 300], 2))
-    self.assertIsNone(policy.arrived([10, 100, 100, 100, 150, 300], 2))
+    self.assertEqual([Leaving(1, 5)],
+                     policy.arrived([10, 100, 100, 100, 100, 300], 2, 5))
+    self.assertEqual([], policy.arrived([10, 100, 100, 100, 150, 300], 2, 5))
+
+  def test_several_full_batches_leave_together(self):
+    policy = PricedWindow(_COST, 2)
+    lengths = [10, 10, 50, 100, 100, 101, 300, 300]
+    runs = [Leaving(0, 2), Leaving(3, 5), Leaving(6, 8)]
+    self.assertEqual(runs, policy.arrived(lengths, 7, 8))
+    self.assertEqual([], policy.arrived(lengths, 7, 9))
+    # Each arrival is looked at where few wait.
+    self.assertEqual(runs[:1], policy.arrived(lengths[:3], 1, 9))
 
   def test_neighbours_join_where_that_is_cheaper_than_another_call(self):
     near, far = [100, 101, 102], [100, 500, 900]
@@ -151,8 +164,8 @@ class PricedWindowTest(unittest.TestCase):
 class FixedBoundariesTest(unittest.TestCase):
   def test_bucket_leaves_when_it_is_full(self):
     policy = FixedBoundaries([10, 50], 3)
-    self.assertIsNone(policy.arrived([9, 10, 49, 50], 2))
-    self.assertEqual(Leaving(1, 4), policy.arrived([9, 10, 20, 49, 50], 2))
+    self.assertEqual([], policy.arrived([9, 10, 49, 50], 2, 0))
+    self.assertEqual([Leaving(1, 4)], policy.arrived([9, 10, 20, 49, 50], 2, 0))
 
   def test_bucket_is_flushed_when_one_is_due(self):
     policy = FixedBoundaries([10, 50], 9)
@@ -162,8 +175,8 @@ class FixedBoundariesTest(unittest.TestCase):
 
   def test_padded_size_fills_a_bucket_too(self):
     policy = FixedBoundaries([], 9, max_padded_size=100)
-    self.assertIsNone(policy.arrived([10, 40], 0))
-    self.assertEqual(Leaving(0, 2), policy.arrived([10, 40, 45], 0))
+    self.assertEqual([], policy.arrived([10, 40], 0, 0))
+    self.assertEqual([Leaving(0, 2)], policy.arrived([10, 40, 45], 0, 0))
 
   def test_boundaries_that_do_not_ascend(self):
     for boundaries in ([50, 10], [10, 10]):

@@ -1,0 +1,170 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""What is in state, whatever a runner does, and that nothing stays there."""
+
+import collections
+import copy
+import unittest
+from unittest import mock
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine
+from hypothesis.stateful import invariant
+from hypothesis.stateful import rule
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import worker_handlers
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that
+from apache_beam.testing.util import equal_to
+from apache_beam.transforms import window
+from apache_beam.transforms.batching.fake_runner_for_tests import WAIT
+from apache_beam.transforms.batching.fake_runner_for_tests import WINDOW
+from apache_beam.transforms.batching.fake_runner_for_tests import FakeRunner
+from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.utils.timestamp import Timestamp
+
+_MOST = 9
+_bundles = st.lists(
+    st.tuples(st.integers(0, 50), st.integers(0, 999)), min_size=1, max_size=6)
+
+
+class WaitingMachine(RuleBasedStateMachine):
+  """Bundles that arrive, are retried, timers that fire in time, early, again,
+  or for nothing, and windows that end, with elements that come after that."""
+  def __init__(self):
+    super().__init__()
+    options = BatchingOptions(max_buffered_elements=_MOST, max_padded_size=100)
+    self.runner = FakeRunner(options, max_batch_size=4)
+    # The event time of each element.
+    self.arrived = {}
+    self.set_back = 0
+
+  def _runs(self, bundle, fails):
+    """Runs a bundle, a second time where the first one fails at its end."""
+    if fails:
+      kept = ('bags', 'room', 'deadline', 'window_end', 'left', 'now')
+      before = {name: copy.deepcopy(vars(self.runner)[name]) for name in kept}
+      bundle()
+      vars(self.runner).update(before)
+    bundle()
+
+  @rule(elements=_bundles, fails=st.booleans())
+  def arrive(self, elements, fails):
+    bundle = []
+    for length, timestamp in elements:
+      element = (len(self.arrived), length)
+      self.arrived[element] = timestamp
+      bundle.append((element, timestamp))
+    self._runs(lambda: self.runner.arrive_together(bundle), fails)
+
+  @rule(seconds=st.integers(0, 2 * WAIT))
+  def pass_time(self, seconds):
+    self.runner.pass_time(seconds)
+
+  @rule(timestamp=st.integers(0, 2000), fails=st.booleans())
+  def fire_for_nothing_or_early(self, timestamp, fails):
+    self._runs(lambda: self.runner.fire_deadline(timestamp), fails)
+
+  @rule(fails=st.booleans())
+  def end_window(self, fails):
+    self._runs(self.runner.end_window, fails)
+    assert self.runner.is_empty()
+
+  @rule(seconds=st.integers(1, 100))
+  def set_clock_back(self, seconds):
+    self.runner.now -= seconds
+    self.set_back += seconds
+
+  @invariant()
+  def each_element_waits_or_left_once(self):
+    left = collections.Counter(
+        e for batch, _, _ in self.runner.left for e in batch)
+    assert set(left) <= set(self.arrived) and set(left.values()) <= {1}
+    held = [e for bag in self.runner.bags for _, e in bag.held]
+    assert sorted(held) == sorted(set(self.arrived) - set(left))
+    assert len(held) < _MOST
+    room = self.runner.room.read()
+    assert (room is None) == (not held)
+    if held:
+      # There is a timer for each way to leave.
+      assert room.lengths == sorted(length for _, length in held)
+      assert self.runner.window_end.at == float(WINDOW.max_timestamp())
+      last = room.first_arrival() / 1e6 + WAIT + self.set_back
+      assert self.runner.deadline.at <= last
+
+  @invariant()
+  def batches_keep_limits_and_are_in_time(self):
+    for batch, timestamp, _ in self.runner.left:
+      longest = max(length for _, length in batch)
+      assert len(batch) == 1 or (
+          len(batch) <= 4 and len(batch) * longest <= 100)
+      newest = max(self.arrived[element] for element in batch)
+      assert Timestamp(newest) <= timestamp <= WINDOW.max_timestamp()
+
+  def teardown(self):
+    self.runner.end_window()
+    left = [e for batch, _, _ in self.runner.left for e in batch]
+    assert sorted(left) == sorted(self.arrived)
+    assert self.runner.is_empty()
+
+
+WaitingMachineTest = WaitingMachine.TestCase
+WaitingMachineTest.settings = settings(
+    deadline=None, max_examples=50, stateful_step_count=30)
+
+
+class NothingStaysTest(unittest.TestCase):
+  def test_an_hour_of_10000_windows(self):
+    used, servicers = set(), set()
+    append = worker_handlers.StateServicer.append_raw
+
+    def record(servicer, key, data):
+      servicers.add(servicer)
+      used.add(key.SerializeToString())
+      return append(servicer, key, data)
+
+    options = PipelineOptions(['--experiments=smart_bucketing'])
+    windows, size = 10_000, 0.36
+    with mock.patch.object(worker_handlers.StateServicer, 'append_raw', record):
+      with TestPipeline(runner='FnApiRunner', options=options) as p:
+        elements = (
+            p | beam.Create([None])
+            | beam.FlatMap(lambda _: range(2 * windows))
+            | beam.Map(
+                lambda i: window.TimestampedValue(
+                    1 + i % 7, size * (i // 2 + 0.5)))
+            | beam.WindowInto(window.FixedWindows(size))
+            | beam.BatchElements(
+                max_batch_size=8,
+                length_fn=lambda length: length,
+                max_batch_duration_secs=3600)
+            | beam.Map(len)
+            | 'One' >> beam.WindowInto(window.GlobalWindows())
+            | beam.CombineGlobally(sum).without_defaults())
+        assert_that(elements, equal_to([2 * windows]))
+    # A room and a cell of each window were there.
+    self.assertGreaterEqual(len(used), 2 * windows)
+    left = [list(cell) for s in servicers for cell in s._state.values()]
+    self.assertEqual(0, sum(map(bool, left)))
+
+
+if __name__ == '__main__':
+  unittest.main()

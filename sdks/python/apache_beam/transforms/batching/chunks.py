@@ -1,0 +1,119 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Sends the elements of a bundle to state in chunks.
+
+A runner resolves all state of a DoFn for each element that it gets, and encodes
+a key for it. Nothing passes a shuffle before the end of a bundle, so a chunk of
+its elements comes no later than they would.
+"""
+
+import random
+from typing import Any
+
+from apache_beam.transforms.batching.in_bundle import LengthBatchingDoFn
+from apache_beam.transforms.core import DoFn
+from apache_beam.typehints import List
+from apache_beam.typehints import Tuple
+from apache_beam.utils import windowed_value
+from apache_beam.utils.timestamp import Timestamp
+
+__all__ = ['InChunks', 'chunk_type']
+
+_MAX_ELEMENTS = 64
+_MAX_BYTES = 1 << 20
+# Some runners hand on what a bundle puts out before it ends: then an element is
+# kept for no longer than this part of its wait.
+_PART_OF_WAIT = 1 / 16
+
+
+def chunk_type(element_type: Any) -> Any:
+  """Of chunks: lists of (element, length, arrival, timestamp, bytes, values).
+
+  Times are in microseconds; values are those whose sums are limited.
+  """
+  return List[Tuple[element_type, int, int, int, int, List[int]]]
+
+
+class InChunks(DoFn):
+  """Measures elements and puts those of a bundle and a window together.
+
+  A chunk has the timestamp of its earliest element.
+
+  Args:
+    within_bundle: measures elements.
+    max_wait_secs: how long an element may wait.
+    shards: over how many integer keys elements are spread, in turn; None for
+      chunks without a key.
+  """
+  def __init__(
+      self,
+      within_bundle: LengthBatchingDoFn,
+      max_wait_secs: float,
+      shards: int | None = None):
+    self._within_bundle = within_bundle
+    self._max_age = max_wait_secs * _PART_OF_WAIT
+    self._shards = shards
+
+  def setup(self):
+    self._next = random.randrange(self._shards or 1)
+
+  def start_bundle(self):
+    self._chunks = {}
+
+  def process(
+      self, element, window=DoFn.WindowParam, timestamp=DoFn.TimestampParam):
+    held = self._within_bundle.measure(element)
+    shard = None
+    if self._shards:
+      shard = self._next = (self._next + 1) % self._shards
+    chunk = self._chunks.get((shard, window))
+    if chunk is None:
+      chunk = self._chunks[shard, window] = _Chunk(held.arrived)
+    chunk.add(element, held, timestamp.micros)
+    if (len(chunk.elements) >= _MAX_ELEMENTS or chunk.nbytes >= _MAX_BYTES or
+        not 0 <= held.arrived - chunk.since <= self._max_age):
+      del self._chunks[shard, window]
+      yield chunk.value(shard, window)
+
+  def finish_bundle(self):
+    for (shard, window), chunk in self._chunks.items():
+      yield chunk.value(shard, window)
+    self._chunks = {}
+
+
+class _Chunk:
+  def __init__(self, since):
+    self.since = since
+    self.elements = []
+    self.nbytes = 0
+
+  def add(self, element, held, timestamp):
+    self.nbytes += held.nbytes
+    self.elements.append((
+        element,
+        held.length,
+        round(held.arrived * 1e6),
+        timestamp,
+        held.nbytes,
+        held.values))
+
+  def value(self, shard, window):
+    value = self.elements if shard is None else (shard, self.elements)
+    earliest = min(timestamp for _, _, _, timestamp, _, _ in self.elements)
+    return windowed_value.WindowedValue(
+        value, Timestamp(micros=earliest), (window, ))

@@ -1,0 +1,87 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+import unittest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+import apache_beam as beam
+from apache_beam import coders
+from apache_beam.transforms import window
+from apache_beam.transforms.batching.chunks import InChunks
+from apache_beam.transforms.batching.chunks import chunk_type
+from apache_beam.utils.timestamp import Timestamp
+
+_WINDOWS = [window.IntervalWindow(i, i + 1) for i in range(3)]
+
+
+class InChunksTest(unittest.TestCase):
+  def _chunks(self, elements, shards=None, now=lambda: 100.0):
+    """Those of a bundle of (element, window, timestamp) tuples."""
+    within_bundle = beam.BatchElements(
+        length_fn=len, clock=now).length_batching_do_fn('Batch')
+    do_fn = InChunks(within_bundle, 16, shards)
+    do_fn.setup()
+    do_fn.start_bundle()
+    sent = []
+    for element, number, at in elements:
+      sent += do_fn.process(element, _WINDOWS[number], Timestamp(at))
+    return [*sent, *do_fn.finish_bundle()]
+
+  @given(
+      st.lists(st.tuples(st.text(), st.integers(0, 2), st.integers(0, 99))),
+      st.sampled_from([None, 1, 3]))
+  def test_each_element_once_in_its_window(self, elements, shards):
+    found = []
+    for sent in self._chunks(elements, shards):
+      chunk = sent.value if shards is None else sent.value[1]
+      self.assertTrue(1 <= len(chunk) <= 64)
+      times = [timestamp for _, _, _, timestamp, _, _ in chunk]
+      self.assertEqual(sent.timestamp.micros, min(times))
+      at, = sent.windows
+      for text, length, arrived, timestamp, nbytes, values in chunk:
+        self.assertEqual((length, arrived, values), (len(text), 10**8, [1]))
+        self.assertGreaterEqual(nbytes, len(text))
+        found.append((text, _WINDOWS.index(at), timestamp // 10**6))
+    self.assertEqual(sorted(found), sorted(elements))
+
+  def test_elements_are_spread_evenly(self):
+    chunks = self._chunks([('a', 0, 0)] * 12, 3)
+    self.assertEqual([4, 4, 4], [len(c.value[1]) for c in chunks])
+    self.assertEqual({0, 1, 2}, {c.value[0] for c in chunks})
+
+  def test_large_elements_do_not_wait_for_others(self):
+    sizes = [len(c.value) for c in self._chunks([('x' * 2**19, 0, 0)] * 4)]
+    self.assertEqual([2, 2], sizes)
+
+  def test_no_chunk_takes_longer_than_a_part_of_the_wait(self):
+    # Each element comes 0.6 s after that before it.
+    times = iter(range(1000))
+    chunks = self._chunks([('a', 0, 0)] * 6, now=lambda: 0.6 * next(times))
+    self.assertEqual([3, 3], [len(c.value) for c in chunks])
+
+  def test_elements_are_encoded_by_their_own_coder(self):
+    coder = coders.registry.get_coder(chunk_type(str))
+    self.assertIn('StrUtf8Coder', str(coder))
+    self.assertNotIn('FastPrimitives', str(coder))
+    for sent in self._chunks([('a', 0, 1), ('bc', 0, 2)]):
+      self.assertEqual(sent.value, coder.decode(coder.encode(sent.value)))
+
+
+if __name__ == '__main__':
+  unittest.main()
