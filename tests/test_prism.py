@@ -160,3 +160,28 @@ def test_no_wait_exceeds_the_deadline_in_streaming(prism: Path, tmp_path: Path):
   assert max(len(ids) for ids, _, _, _ in batches) > 1
   # A busy machine fires timers late; two deadlines would be 4 s.
   assert max(wait for _, _, wait, _ in batches) < 3.9
+
+
+def test_first_tokens_pass_a_shuffle_while_texts_grow(prism: Path):
+  done = subprocess.run([
+      sys.executable,
+      '-m',
+      'apache_beam.testing.benchmarks.iterative_inference_benchmark',
+      '--handler=clock',
+      '--prompts=20',
+      '--ways',
+      'one_shot',
+      'durable',
+      '--runner=PrismRunner',
+      f'--prism_location={prism}',
+  ],
+                        capture_output=True,
+                        text=True,
+                        check=False)
+  assert done.returncode == 0, done.stderr
+  figures = json.loads(done.stdout)
+  assert (figures['missing'], figures['doubled']) == (0, 0)
+  assert figures['tokens'] == 20 * 64
+  assert figures['texts_equal'] == 1.0
+  # The clock makes the first token after 0.05 s, the last after 3.2 s.
+  assert figures['durable']['ttft_p95'] < figures['one_shot']['ttft_p50'] / 2

@@ -38,7 +38,7 @@ _WAYS = ('one_shot', 'in_bundle_fused')
 def run(layout: Layout, tokens: int = _TOKENS) -> dict[str, benchmark.Outcome]:
   """Generates for the prompts both ways, with a model that is loaded."""
   # The continuous batching of transformers says how it sets itself up.
-  logging.getLogger('transformers').setLevel(logging.ERROR)
+  logging.getLogger('ContinuousBatchingLogger').setLevel(logging.ERROR)
   handler = HuggingFaceGenerationModelHandler(
       str(layout.build / 'models' / NAME), chat=True)
   engine = benchmark.Engine(

@@ -209,13 +209,15 @@ def run_way(
           | beam.Map(recording.describe)
           | beam.io.WriteToText(out, num_shards=1, shard_name_template=''))
     recording.close_sessions()
-    parts, peak = {}, 0
+    parts: dict[str, list[recording.Part]] = {}
+    peaks: dict[int, int] = {}
     with open(out, encoding='utf-8') as file:
       for line in file:
-        request_id, rows, memory = json.loads(line)
+        request_id, rows, process, memory = json.loads(line)
         parts[request_id] = [recording.Part(*row) for row in rows]
-        peak = max(peak, memory)
-    return _outcome(parts, peak, folder)
+        # When the count begins; what it takes itself is not meant.
+        peaks[process] = min(memory, peaks.get(process, memory))
+    return _outcome(parts, max(peaks.values()), folder)
 
 
 def _recording_handler(engine, folder, prompts):

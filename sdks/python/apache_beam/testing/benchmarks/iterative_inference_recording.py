@@ -93,7 +93,7 @@ def see_result(result: PredictionResult) -> tuple[str, Part]:
 def describe(element: tuple[str, Iterable[Part]]) -> str:
   """One line of JSON for a prompt, of what a GroupByKey says came for it."""
   request_id, parts = element
-  return json.dumps([request_id, sorted(parts), memory_bytes()])
+  return json.dumps([request_id, sorted(parts), os.getpid(), memory_bytes()])
 
 
 def memory_bytes() -> int:

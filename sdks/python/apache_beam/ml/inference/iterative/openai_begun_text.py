@@ -63,7 +63,8 @@ class BegunText:
     if whole.endswith(_PART) and not is_last:
       return ''
     self._is_begun = False
-    return whole[len(self._text):]
+    # vLLM leaves out what never became a character.
+    return whole.rstrip(_PART)[len(self._text):]
 
   async def _decoded(self) -> str:
     text = await self._detokenize(self._token_ids)

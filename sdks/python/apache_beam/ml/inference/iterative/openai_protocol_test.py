@@ -17,6 +17,7 @@
 
 """Tests for the parts of OpenAI-compatible sessions that make no calls."""
 
+import asyncio
 import datetime
 import email.utils
 import json
@@ -29,6 +30,7 @@ from apache_beam.ml.inference.iterative import openai_arguments
 from apache_beam.ml.inference.iterative import openai_protocol
 from apache_beam.ml.inference.iterative.backoff import Backoff
 from apache_beam.ml.inference.iterative.backoff import retry_after_secs
+from apache_beam.ml.inference.iterative.openai_begun_text import BegunText
 from apache_beam.ml.inference.iterative.received_text import Piece
 from apache_beam.ml.inference.iterative.received_text import ReceivedText
 from apache_beam.ml.inference.iterative.server_sent_events import EventReader
@@ -132,6 +134,28 @@ class ReceivedTextTest(unittest.TestCase):
     self.assertEqual(Piece('b<en.', (4, 5), 2), received.add('.', [5], 1))
     self.assertEqual(Piece(), received.add('\ud83d', [6], 1))
     self.assertEqual(Piece('\ufffd', (6, ), 1), received.end())
+
+
+class BegunTextTest(unittest.TestCase):
+  def test_a_character_of_three_tokens(self):
+    async def detokenize(token_ids):
+      known = ['', 'a', 'a\ufffd', 'a\ufffd', 'a🎉', 'a🎉b']
+      return known[len(token_ids)]
+
+    async def complete(token_ids, *texts, ends=False):
+      begun = BegunText('a', token_ids, detokenize)
+      await begun.look()
+      return [await begun.complete(text, [0], ends) for text in texts]
+
+    for token_ids, texts, ends, expected in (
+        ([0, 0], ['', '', 'b'], False, ['', '🎉', 'b']),
+        ([0, 0, 0], ['', 'b'], False, ['🎉', 'b']),
+        ([0], ['x'], False, ['x']),
+        # It ends amid the character, which vLLM leaves out.
+        ([0, 0], [''], True, [''])):
+      with self.subTest(token_ids=token_ids, ends=ends):
+        self.assertEqual(
+            expected, asyncio.run(complete(token_ids, *texts, ends=ends)))
 
 
 class ProtocolTest(unittest.TestCase):

@@ -206,7 +206,14 @@ class OpenAISession(BufferedSession):
       error = (
           f'lost: the connection broke after {call.tokens} tokens, and the '
           f'server cannot go on from there ({failure.message})')
-    self._end(call, Delta(finish_reason='error', error=error))
+    self._end(
+        call,
+        Delta(
+            finish_reason='error', error=error, is_lost=self._is_lost(failure)))
+
+  def _is_lost(self, unused_failure: CallFailed) -> bool:
+    """Whether another session may go on; retries are used up."""
+    return False
 
   async def _generate(self, call: _Call) -> None:
     """One call, from what was handed on, to its end."""

@@ -17,6 +17,7 @@
 
 """Tests for the session on OpenAI-compatible servers."""
 
+import itertools
 import logging
 import random
 import threading
@@ -45,7 +46,7 @@ except ImportError:
 # One with text beyond ASCII and emoji of two tokens, without an early end.
 PROMPT = 'hello'
 TOKENS = 24
-WHOLE, WHOLE_IDS = whole_text(PROMPT, TOKENS)
+WHOLE, _ = whole_text(PROMPT, TOKENS)
 FAST = Backoff(initial_secs=0.001)
 
 
@@ -173,20 +174,22 @@ class OpenAISessionTest(unittest.TestCase):
     return self._shared[resumes]
 
   def test_a_transcript_is_gone_on_from_wherever_it_ends(self):
-    for resumes in ('text', 'exact'):
+    # The text for 'e' ends amid a character.
+    for resumes, prompt in itertools.product(('text', 'exact'), (PROMPT, 'e')):
       _, session = self.shared(resumes)
+      whole, whole_ids = whole_text(prompt, TOKENS)
       for count in range(1, TOKENS + 1):
-        with self.subTest(resumes=resumes, count=count):
-          ids = WHOLE_IDS[:count]
+        with self.subTest(resumes=resumes, prompt=prompt, count=count):
+          ids = whole_ids[:count]
           # Whole characters, while ids may be ahead.
           text = decode(ids).decode(errors='ignore')
           if resumes == 'text' and text.encode() != decode(ids):
             continue
           transcript = Transcript(
               text, tuple(ids) if resumes == 'exact' else (), count)
-          result = generate(session, resume_from=transcript)
+          result = generate(session, prompt, resume_from=transcript)
           self.assertIsNone(result.error)
-          self.assertEqual(WHOLE, text + result.text)
+          self.assertEqual(whole, text + result.text)
           self.assertEqual(TOKENS, count + result.tokens)
 
   def test_a_stop_string_ends_the_text_also_across_a_break(self):
@@ -349,6 +352,17 @@ class OpenAISessionTest(unittest.TestCase):
       session.cancel(name)
     self.assert_whole(
         collect(session, submit(session, 'last', name='same'))[0], 'last')
+
+  def test_what_a_cancelled_call_still_makes_is_dropped(self):
+    # As if the cancellation had not come through to its task yet.
+    server, session = self.serve()
+    server.script('old', Reply(at_token=0, then='hang'))
+    name = submit(session, 'old', name='same')
+    old = session._calls[name]
+    session.cancel(name)
+    submit(session, 'new', name='same')
+    session._push_for(old, Delta('old'))
+    self.assert_whole(collect(session, name)[0], 'new')
 
   def test_a_server_that_is_killed_and_started_again(self):
     server, _ = self.serve(Reply(token_secs=0.02))

@@ -92,7 +92,7 @@ def ends_amid_character(context: bytes) -> bool:
 def whole_text(prompt: str, max_tokens: int) -> tuple[str, list[int]]:
   """What a model of the language makes of a prompt, and its tokens.
 
-  Ends before END. An incomplete last character is U+FFFD, as servers have it.
+  Ends before END. An incomplete last character is left out, as by vLLM.
   """
   context = prompt.encode()
   tokens: list[int] = []
@@ -102,4 +102,4 @@ def whole_text(prompt: str, max_tokens: int) -> tuple[str, list[int]]:
       break
     tokens.append(token)
     context += _VOCABULARY[token]
-  return decode(tokens).decode(errors='replace'), tokens
+  return decode(tokens).decode(errors='ignore'), tokens

@@ -227,8 +227,6 @@ class FakeServer:
         if made >= limit:
           finish = 'length'
       if finish or len(tokens) >= reply.tokens_per_event:
-        if finish:
-          text += decoder.decode(b'', final=True)
         await wire.event(_event(path, body, text, tokens, finish))
         tokens, text = [], ''
     if reply.cut_before_usage:

@@ -1,0 +1,165 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Tests for iterative inference with the vLLM handlers."""
+
+import pickle
+import unittest
+from unittest import mock
+
+import apache_beam as beam
+from apache_beam.ml.inference.base import RunInference
+from apache_beam.ml.inference.iterative import registry
+from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.ml.inference.iterative.session import Delta
+from apache_beam.ml.inference.iterative.session import Request
+from apache_beam.ml.inference.iterative.session import Transcript
+from apache_beam.ml.inference.iterative.testing_language import whole_text
+from apache_beam.ml.inference.iterative.testing_sse_server import FakeServer
+from apache_beam.ml.inference.iterative.testing_sse_server import Reply
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that
+from apache_beam.testing.util import equal_to
+
+try:
+  from apache_beam.ml.inference import vllm_inference
+  from apache_beam.ml.inference.iterative import openai_session  # pylint: disable=unused-import
+except (ImportError, AttributeError):
+  # Other tests put a mock in the place of a missing openai.
+  raise unittest.SkipTest('openai is not installed.')
+
+
+class ServerProcess:
+  """Stands in for vLLM's process."""
+  def __init__(self, reply):
+    self.server = FakeServer(reply, owned_by='vllm').start()
+    self.code = None
+
+  def poll(self):
+    return self.code
+
+  def terminate(self):
+    if self.code is None:
+      self.code = 0
+      self.server.stop()
+
+  kill = terminate
+
+  def wait(self, timeout=None):
+    return self.code
+
+
+class VLLMSessionTest(unittest.TestCase):
+  def setUp(self):
+    self.processes = []
+    self.commands = []
+    self.reply = Reply(token_secs=0.01)
+
+    def start_process(command):
+      self.commands.append(command)
+      self.processes.append(ServerProcess(self.reply))
+      return self.processes[-1], self.processes[-1].server.port
+
+    patch = mock.patch.object(vllm_inference, 'start_process', start_process)
+    patch.start()
+    self.addCleanup(patch.stop)
+    self.addCleanup(lambda: [process.terminate() for process in self.processes])
+
+  def test_chunks_in_a_pipeline_from_the_server_of_the_handler(self):
+    prompts = [f'prompt {i}' for i in range(5)]
+    handler = vllm_inference.VLLMCompletionsModelHandler(
+        'test', {'max-model-len': '512'})
+    with TestPipeline(
+        options=PipelineOptions(['--experiments=iterative_inference'])) as p:
+      texts = (
+          p
+          | beam.Create(prompts)
+          | RunInference(
+              handler,
+              inference_args={'max_tokens': 9},
+              iterative=IterativeOptions(chunk_tokens=2))
+          | beam.GroupBy(lambda chunk: chunk.request_id)
+          | beam.MapTuple(
+              lambda _, chunks: ''.join(
+                  chunk.text
+                  for chunk in sorted(chunks, key=lambda chunk: chunk.index))))
+      assert_that(
+          texts, equal_to([whole_text(prompt, 9)[0] for prompt in prompts]))
+    self.assertEqual(1, len(self.commands))
+    self.assertIn('--max-model-len', self.commands[0])
+
+  def test_processes_share_a_server_until_the_last_session_is_closed(self):
+    handler = vllm_inference.VLLMCompletionsModelHandler('test')
+    sessions = [
+        pickle.loads(pickle.dumps(handler)).open_session() for _ in range(2)
+    ]
+    self.assertEqual(1, len(self.processes))
+    self.assertEqual('exact', sessions[0].resumes)
+    sessions[0].close()
+    self.assertIsNone(self.processes[0].code)
+    sessions[1].close()
+    self.assertEqual(0, self.processes[0].code)
+
+  def test_a_server_that_dies_is_started_again_and_texts_gone_on_from(self):
+    handler = vllm_inference.VLLMCompletionsModelHandler('test')
+    lease = registry.acquire('vllm', handler.open_session)
+    self.addCleanup(lease.release)
+    request = Request('one', 'hello', {'max_tokens': 24})
+    whole = Delta()
+    lease.session().submit(request)
+    while whole.tokens < 3:
+      whole += lease.session().poll('one', timeout=10) or Delta()
+    session = lease.session()
+    self.processes[0].terminate()
+    while whole.finish_reason is None:
+      whole += session.poll('one', timeout=10) or Delta()
+    self.assertTrue(whole.is_lost)
+    self.assertFalse(session.is_alive)
+    lease.session().submit(
+        request, Transcript(whole.text, whole.token_ids, whole.tokens))
+    rest = Delta()
+    while rest.finish_reason is None:
+      rest += lease.session().poll('one', timeout=10) or Delta()
+    self.assertEqual(2, len(self.processes))
+    text, token_ids = whole_text('hello', 24)
+    self.assertEqual((text, 'length'),
+                     (whole.text + rest.text, rest.finish_reason))
+    self.assertEqual(token_ids, [*whole.token_ids, *rest.token_ids])
+    # By token ids, not by text.
+    self.assertIsInstance(self.processes[1].server.calls[0]['prompt'], list)
+
+  def test_chat_takes_messages(self):
+    handler = vllm_inference.VLLMChatModelHandler('test')
+    message = vllm_inference.OpenAIChatMessage('user', 'tell')
+    prompt = handler.prompt_of([message])
+    self.assertEqual([{'role': 'user', 'content': 'tell'}], prompt)
+    session = handler.open_session()
+    self.addCleanup(session.close)
+    self.assertEqual('text', session.resumes)
+    session.submit(Request('one', prompt, {'max_tokens': 8}))
+    whole = Delta()
+    while whole.finish_reason is None:
+      whole += session.poll('one', timeout=10) or Delta()
+    text, token_ids = whole_text('user: tell\nassistant: ', 8)
+    self.assertEqual((text, token_ids), (whole.text, list(whole.token_ids)))
+    with self.assertRaisesRegex(ValueError, 'empty'):
+      handler.prompt_of([])
+
+
+if __name__ == '__main__':
+  unittest.main()

@@ -1,0 +1,64 @@
+#
+# Licensed to the Apache Software Foundation (ASF) under one or more
+# contributor license agreements.  See the NOTICE file distributed with
+# this work for additional information regarding copyright ownership.
+# The ASF licenses this file to You under the Apache License, Version 2.0
+# (the "License"); you may not use this file except in compliance with
+# the License.  You may obtain a copy of the License at
+#
+#    http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#
+
+"""Sessions on the server that a vLLM handler starts."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from apache_beam.ml.inference.iterative import openai_arguments
+from apache_beam.ml.inference.iterative.handler import SupportsSessions
+from apache_beam.ml.inference.iterative.session import Session
+from apache_beam.utils import multi_process_shared
+
+__all__ = ['VLLMSessions']
+
+
+class VLLMSessions(SupportsSessions):
+  """What the vLLM handlers add to be iterative.
+
+  The processes of a machine share one server, as without sessions. It is
+  stopped when the last of their sessions is closed, and started again if it
+  dies; what it was generating is then gone on from.
+  """
+
+  _endpoint = 'completions'
+
+  def _init_sessions(self) -> None:
+    # The same in all processes that get the handler.
+    self._server_tag = f'vllm-{uuid.uuid4().hex}'
+
+  def open_session(self) -> Session:
+    # Here, since openai may be missing where the pipeline is built.
+    from apache_beam.ml.inference.iterative.vllm_session import VLLMSession
+    shared = multi_process_shared.MultiProcessShared(
+        self.load_model, tag=self._server_tag, always_proxy=True)
+    return VLLMSession(shared, self._model_name, self._endpoint)
+
+  def prompt_of(self, example: Any) -> Any:
+    if self._endpoint == 'chat' and isinstance(example, (list, tuple)):
+      example = [
+          message if isinstance(message, Mapping) else {
+              'role': message.role, 'content': message.content
+          } for message in example
+      ]
+    openai_arguments.check_prompt(self._endpoint, example)
+    return example
+
+  def session_model_id(self) -> str:
+    return self._model_name
