@@ -50,6 +50,5 @@ def test_runs_what_a_commit_touches_and_what_imports_it(tmp_path, monkeypatch):
   names = [f'a/{name}' for name in texts] + ['elsewhere/user_test.py']
   monkeypatch.setattr(prefixes.tree, 'python_files', lambda *_: names)
   paths = [prefixes.Path('a/touched.py'), prefixes.Path('a/own_test.py')]
-  assert prefixes._tests_of(tmp_path, paths, ['a.touched']) == [
-      'a/own_test.py', 'a/user_test.py'
-  ]
+  assert prefixes._tests_of(
+      tmp_path, paths, ['a.touched']) == ['a/own_test.py', 'a/user_test.py']

@@ -133,8 +133,7 @@ def _passes(layout: Layout, work: Path, commit: str) -> bool:
   return True
 
 
-def _tests_of(
-    work: Path, paths: list[Path], modules: list[str]) -> list[str]:
+def _tests_of(work: Path, paths: list[Path], modules: list[str]) -> list[str]:
   """The series' tests, up to here, of what a commit touches.
 
   Args:
@@ -157,8 +156,8 @@ def _imports(text: str, module: str) -> bool:
   package, _, name = module.rpartition('.')
   return any(
       f'{line}\n' in text or f'{line} ' in text for line in (
-          f'import {module}', f'from {module}', f'from {package} import {name}'
-      ))
+          f'import {module}', f'from {module}',
+          f'from {package} import {name}'))
 
 
 def main() -> int:

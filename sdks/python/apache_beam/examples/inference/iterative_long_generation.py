@@ -147,10 +147,8 @@ def run(argv=None) -> None:
   known_args, pipeline_args = parse_known_args(argv)
   os.makedirs(known_args.keep, exist_ok=True)
   prompts, kept = read_prompts(known_args.input), read_kept(known_args.keep)
-  left = [
-      (key, prompt) for key, prompt in prompts
-      if not kept.get(key, Emitted()).is_finished
-  ]
+  left = [(key, prompt) for key, prompt in prompts
+          if not kept.get(key, Emitted()).is_finished]
   resumed = sum(key in kept for key, _ in left)
   print(
       f'{len(prompts) - len(left)} texts are finished, {resumed} go on, '

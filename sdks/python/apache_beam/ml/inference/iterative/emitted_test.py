@@ -54,9 +54,8 @@ class EmittedTest(unittest.TestCase):
   @given(
       st.lists(st.integers(1, 3), max_size=6).flatmap(
           lambda sizes: st.tuples(
-              st.just(sizes),
-              st.permutations(range(len(sizes))),
-              st.sets(st.integers(0, 5)))))
+              st.just(sizes), st.permutations(range(len(sizes))), st.sets(
+                  st.integers(0, 5)))))
   def test_goes_as_far_as_there_is_no_gap(self, drawn):
     sizes, order, lost = drawn
     chunks = chunks_of('prompt', sizes)

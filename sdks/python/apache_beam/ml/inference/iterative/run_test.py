@@ -115,8 +115,7 @@ class RefusedTest(unittest.TestCase):
 
 class TimeoutTest(unittest.TestCase):
   def test_that_of_exception_handling_bounds_an_input(self):
-    results, failed = build(
-        handler(), EXPERIMENT, exceptions={'timeout': 7})
+    results, failed = build(handler(), EXPERIMENT, exceptions={'timeout': 7})
     do_fn = results.producer.transform.fn
     self.assertEqual(do_fn._options.request_timeout_secs, 7)
     self.assertIsNotNone(failed.failed_inferences)
