@@ -26,14 +26,15 @@ import os
 import pathlib
 import pickle
 import re
-import signal
-import subprocess
 import tempfile
 import time
 import unittest
 import urllib.request
 
+import psutil
+
 import apache_beam as beam
+from apache_beam.ml.inference import vllm_inference
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.session import Delta
@@ -73,9 +74,29 @@ def finish(session, name):
   return whole
 
 
+def kill(process):
+  """With its engine, which would outlive it."""
+  if process.poll() is None:
+    for child in psutil.Process(process.pid).children(recursive=True):
+      child.kill()
+    process.kill()
+    process.wait()
+
+
 class VLLMSoak(unittest.TestCase):
   @classmethod
   def setUpClass(cls):
+    # The server of one-shot inference outlives its pipeline, as upstream.
+    cls.processes = []
+    start_process = vllm_inference.start_process
+
+    def start(command):
+      process, port = start_process(command)
+      cls.processes.append(process)
+      return process, port
+
+    vllm_inference.start_process = start
+    cls.addClassCleanup(lambda: [kill(p) for p in cls.processes])
     cls.handler = VLLMCompletionsModelHandler(MODEL, SERVER)
     cls.session = cls.handler.open_session()
     cls.addClassCleanup(lambda: cls.session.close())
@@ -223,12 +244,7 @@ class VLLMSoak(unittest.TestCase):
 
   def _kill(self):
     port = self.session._server.get_server_port()
-    found = subprocess.run(['pgrep', '-f', '--', f'--port {port} '],
-                           stdout=subprocess.PIPE,
-                           text=True,
-                           check=True)
-    for pid in found.stdout.split():
-      os.kill(int(pid), signal.SIGKILL)
+    kill(next(p for p in self.processes if str(port) in p.args))
 
   def test_chat_is_gone_on_from_by_text(self):
     handler = VLLMChatModelHandler(MODEL, vllm_server_kwargs=SERVER)
