@@ -71,14 +71,15 @@ _ENVIRONMENT = {
 }
 
 
-def _kept(folder: Path) -> dict[tuple[str, int], list[int]]:
-  """The token ids of the chunks on disk, by text and index."""
+def _kept(folder: Path) -> dict[tuple[str, int], tuple[list[int], str | None]]:
+  """Token ids and finish reason of the chunks on disk, by text and index."""
   rows = [
       json.loads(line) for path in (folder / 'kept').glob('*.jsonl')
       for line in path.read_text().splitlines(keepends=True)
       if line.endswith('\n')
   ]
-  return {(row['id'], row['index']): row['token_ids'] for row in rows}
+  return {(row['id'], row['index']): (row['token_ids'], row['finish_reason'])
+          for row in rows}
 
 
 def _kill_worker_amid(job: subprocess.Popen, folder: Path) -> None:
@@ -110,7 +111,7 @@ def test_a_new_job_goes_on_where_the_killed_one_was(
     printed, _ = job.communicate()
   assert job.returncode != 0, printed
   before = _kept(tmp_path)
-  assert sum(map(len, before.values())) < _TOKENS * len(_PROMPTS)
+  assert {reason for _, reason in before.values()} == {None}
 
   again = subprocess.run(
       command,
@@ -122,12 +123,17 @@ def test_a_new_job_goes_on_where_the_killed_one_was(
   assert again.returncode == 0, again.stdout
   assert '0 texts are finished, 3 go on, 0 start.' in again.stdout
   after = _kept(tmp_path)
-  # No chunk was made anew, none is missing, and texts have their length.
+  # No chunk was made anew and none is missing; a text may end by itself.
   assert {place: after[place] for place in before} == before
   for key in _PROMPTS:
-    indices = sorted(index for name, index in after if name == key)
-    assert indices == list(range(len(indices)))
-  assert sum(map(len, after.values())) == _TOKENS * len(_PROMPTS)
+    chunks = [after[place] for place in sorted(after) if place[0] == key]
+    assert [place for place in sorted(after) if place[0] == key
+            ] == [(key, index) for index in range(len(chunks))]
+    *others, reason = [reason for _, reason in chunks]
+    assert others == [None] * len(others)
+    tokens = sum(len(ids) for ids, _ in chunks)
+    assert reason == 'length' and tokens == _TOKENS or (
+        reason == 'stop' and tokens <= _TOKENS)
   texts = [
       json.loads(line)
       for line in (tmp_path / 'texts.jsonl').read_text().splitlines()
