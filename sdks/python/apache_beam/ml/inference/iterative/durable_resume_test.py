@@ -39,58 +39,89 @@ _CODER = TranscriptRestrictionCoder()
 _PROMPT = 'a prompt'
 _TOKENS = 40
 _RATE = 400.0
+# Not __name__: that may be __main__.
+_MODULE = 'apache_beam.ml.inference.iterative.durable_resume_test'
 
 _OTHER_PROCESS = '''
 import json, sys
-from apache_beam.ml.inference.iterative import durable_resume_test as test
+from {module} import worker
 
+process = worker()
 for line in sys.stdin:
-  chunks = test.to_the_end(bytes.fromhex(line))
+  chunks = process.to_the_end(bytes.fromhex(line))
   print(json.dumps([[c.index, c.text, c.token_ids, c.finish_reason]
                     for _, c in chunks]))
 '''
 
 
-def to_the_end(encoded: bytes):
-  """Yields the encoded restriction before each chunk that is left, and it.
+class Worker:
+  """A process with a model, and nothing known of any text.
 
-  A worker of its own: sessions and what is known of texts are new.
+  Args:
+    handler: of the model.
+    prompt: of each text.
+    args: the inference args.
   """
-  handler = ClockModelHandler(_TOKENS, _RATE)
-  lease = registry.acquire(object(), handler.open_session)
-  steps = DurableSteps(
-      Inputs(handler, False, {}),
-      IterativeOptions(mode='durable', chunk_tokens=2),
-      lease,
-      TextsInFlight(),
-      IterativeMetrics('test'))
-  while True:
-    restriction = _CODER.decode(encoded)
-    step = steps.next(restriction, _PROMPT)
-    if step is None:
-      time.sleep(0.002)
-      continue
-    steps.was_claimed(step)
-    yield encoded, step.chunk
-    if step.after.is_finished:
-      break
-    encoded = _CODER.encode(step.after)
-  lease.release()
+  def __init__(self, handler, prompt, args):
+    self._lease = registry.acquire(object(), handler.open_session)
+    self._inputs = Inputs(handler, False, args)
+    self._prompt = prompt
+
+  def to_the_end(self, encoded: bytes):
+    """Yields the encoded restriction before each chunk that is left, and it."""
+    steps = DurableSteps(
+        self._inputs,
+        IterativeOptions(mode='durable', chunk_tokens=2),
+        self._lease,
+        TextsInFlight(),
+        IterativeMetrics('test'))
+    while True:
+      restriction = _CODER.decode(encoded)
+      step = steps.next(restriction, self._prompt)
+      if step is None:
+        time.sleep(0.002)
+        continue
+      steps.was_claimed(step)
+      yield encoded, step.chunk
+      if step.after.is_finished:
+        break
+      encoded = _CODER.encode(step.after)
+
+  def from_the_start(self):
+    """All restrictions and chunks of a text that nothing interrupts."""
+    return zip(*self.to_the_end(_CODER.encode(new_restriction('a'))))
+
+  def close(self):
+    self._lease.release()
 
 
-def _in_another_process(restrictions: list[bytes]) -> list[list]:
-  done = subprocess.run([sys.executable, '-c', _OTHER_PROCESS],
-                        input='\n'.join(r.hex() for r in restrictions),
-                        stdout=subprocess.PIPE,
-                        text=True,
-                        check=True)
+def worker() -> Worker:
+  return Worker(ClockModelHandler(_TOKENS, _RATE), _PROMPT, {})
+
+
+def in_another_process(module: str, restrictions: list[bytes]) -> list[list]:
+  """Goes on from restrictions in a new process, one after another.
+
+  Args:
+    module: whose function worker makes the Worker.
+
+  Returns:
+    For each of them the rows (index, text, token ids, finish reason).
+  """
+  done = subprocess.run(
+      [sys.executable, '-c', _OTHER_PROCESS.format(module=module)],
+      input='\n'.join(r.hex() for r in restrictions),
+      stdout=subprocess.PIPE,
+      text=True,
+      check=True)
   return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 class DurableResumeTest(unittest.TestCase):
   def setUp(self):
-    self.restrictions, self.chunks = zip(
-        *to_the_end(_CODER.encode(new_restriction('a'))))
+    process = worker()
+    self.addCleanup(process.close)
+    self.restrictions, self.chunks = process.from_the_start()
 
   def check(self, index, rest):
     """That chunks before an index, and those made elsewhere, are the text."""
@@ -107,14 +138,14 @@ class DurableResumeTest(unittest.TestCase):
 
   def test_at_each_index_in_one_process(self):
     self.assertGreaterEqual(len(self.chunks), 10)
-    resumed = _in_another_process(self.restrictions)
+    resumed = in_another_process(_MODULE, self.restrictions)
     self.assertEqual(len(resumed), len(self.restrictions))
     for index, rest in enumerate(resumed):
       self.check(index, rest)
 
   def test_in_processes_of_their_own(self):
     for index in (1, len(self.chunks) // 2, len(self.chunks) - 1):
-      rest, = _in_another_process([self.restrictions[index]])
+      rest, = in_another_process(_MODULE, [self.restrictions[index]])
       self.check(index, rest)
 
   def test_the_check_notices_a_token_that_is_lost_or_doubled(self):

@@ -29,6 +29,7 @@ from apache_beam.ml.inference.iterative.clock_session import ClockSession
 from apache_beam.ml.inference.iterative.clock_session import clock_text
 from apache_beam.ml.inference.iterative.clock_session import clock_token_ids
 from apache_beam.ml.inference.iterative.durable_runners import check_runner
+from apache_beam.ml.inference.iterative.generator import GeneratorModelHandler
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
@@ -86,6 +87,20 @@ def _check(chunks, tokens=20, reason='length'):
     assert ''.join(part.text for part in parts) == clock_text(made)
   prompts = sorted(parts[-1].example for parts in texts.values())
   assert prompts == sorted(_PROMPTS), prompts
+
+
+def _spell(batch, model, args):
+  for place in range(max(map(len, batch))):
+    for position, word in enumerate(batch):
+      if place < len(word):
+        yield position, word[place]
+
+
+def _joined(parts):
+  """The text of chunks, of which the last is marked, and none else."""
+  _, texts, are_last = zip(*sorted(parts))
+  assert are_last == (False, ) * (len(texts) - 1) + (True, )
+  return ''.join(texts)
 
 
 def _pipeline(runner=None, *flags):
@@ -199,13 +214,26 @@ class DurableTest(unittest.TestCase):
   def test_more_inputs_than_may_be_in_flight(self):
     self.run_and_check(max_in_flight=2)
 
+  def test_a_generator_function(self):
+    with _pipeline() as p:
+      chunks = (
+          p | beam.Create(_PROMPTS)
+          | _infer(GeneratorModelHandler(lambda: None, _spell)))
+      texts = (
+          chunks
+          | beam.Map(lambda c: (c.request_id, (c.index, c.text, c.is_last)))
+          | beam.GroupByKey()
+          | beam.MapTuple(lambda _, parts: _joined(parts)))
+      assert_that(texts, equal_to(_PROMPTS))
+
   def test_a_bundle_that_is_tried_again(self):
     # This runner processes each bundle three times, and keeps the last.
     self.run_and_check(fn_runner.FnApiRunner(bundle_repeat=3))
 
   def test_an_engine_that_dies(self):
     _MortalSession.tokens_until_death = 30
-    result = self.run_and_check()
+    # Slow enough that texts are not done before somebody asks for them.
+    result = self.run_and_check(handler=_MortalHandler(tokens=20, rate=20))
     self.assertGreater(self.count(result, 'retries'), 0)
     self.assertGreater(self.count(result, 'resumed'), 0)
 
