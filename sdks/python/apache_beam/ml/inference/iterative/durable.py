@@ -47,13 +47,14 @@ __all__ = ['DurableDoFn']
 # polls and notice the end of a text too late: 1.1 times the time of the clock
 # for 200 prompts instead of 1.03.
 _POLL_AFTER = Duration(micros=50_000)
-# How long a worker waits once every text was asked for, in proportion to the
-# time of the bundle, which is what polling costs: half of the time where some
-# chunks were due, 5 % where none was.
+# How long a worker waits once every text was asked for, at least, at most and
+# for each second of the bundle: half of the time where some chunks were due;
+# where none was until one is, and else so long that polling 200 texts costs less
+# than 5 % of a core, with what Beam adds to the time of the bundle.
 _PACE_SECS = (0.02, 0.1)
 _PACE_PER_BUNDLE = 1
-_WAIT_SECS = (0.5, 1.0)
-_WAIT_PER_BUNDLE = 20
+_WAIT_SECS = (0.5, 2.0)
+_WAIT_PER_BUNDLE = 100
 
 
 class DurableDoFn(beam.DoFn, RestrictionProvider):
