@@ -15,7 +15,8 @@
 # limitations under the License.
 #
 
-"""A checkout of the tools' making, on a small release instead of Beam's."""
+"""A checkout of the tools' making, on a small release instead of Beam's; Prism.
+"""
 
 import contextlib
 import gzip
@@ -207,6 +208,17 @@ def move_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
   }.items():
     patch.setenv(name, value)
   patch.delenv('XDG_CONFIG_HOME', raising=False)
+
+
+@pytest.fixture(name='prism', scope='session')
+def _prism() -> Path:
+  """The program; a test that needs it must run in CI."""
+  program = here().build / 'bin' / 'prism'
+  if not program.exists():
+    if os.environ.get('CI') == 'true':
+      pytest.fail('build/bin/prism is missing: CI needs Go.')
+    pytest.skip('build/bin/prism is missing; install Go and run make build.')
+  return program
 
 
 @pytest.fixture(name='checkout')

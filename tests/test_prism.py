@@ -18,15 +18,9 @@
 """The series on a real portable runner: Prism, a process of its own."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
-from tools.layout import here
-
-_PRISM = here().build / 'bin' / 'prism'
 
 _PIPELINE = '''
 import json, sys
@@ -92,15 +86,6 @@ with beam.Pipeline(options=PipelineOptions(flags)) as p:
    | beam.FlatMap(lambda pair: [print(line, file=open(out, 'a'))
                                 for line in pair[1]]))
 '''
-
-
-@pytest.fixture(name='prism')
-def _prism():
-  if not _PRISM.exists():
-    if os.environ.get('CI') == 'true':
-      pytest.fail('build/bin/prism is missing: CI needs Go.')
-    pytest.skip('build/bin/prism is missing; install Go and run make build.')
-  return _PRISM
 
 
 def _run(prism: Path, tmp_path: Path, pipeline: str, *flags: str) -> list:

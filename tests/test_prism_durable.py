@@ -19,15 +19,11 @@
 
 import collections
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tools.layout import here
-
-_PRISM = here().build / 'bin' / 'prism'
 
 _COMMON = '''
 import json, sys, time
@@ -130,15 +126,6 @@ with open(out, 'a') as file:
     file.write(json.dumps([
         'metric', 0, 0, [metric.key.metric.name, metric.committed]]) + '\\n')
 '''
-
-
-@pytest.fixture(name='prism')
-def _prism():
-  if not _PRISM.exists():
-    if os.environ.get('CI') == 'true':
-      pytest.fail('build/bin/prism is missing: CI needs Go.')
-    pytest.skip('build/bin/prism is missing; install Go and run make build.')
-  return _PRISM
 
 
 def _run(prism: Path, tmp_path: Path, pipeline: str, *flags: str) -> dict:

@@ -19,15 +19,9 @@
 
 import collections
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
-from tools.layout import here
-
-_PRISM = here().build / 'bin' / 'prism'
 
 # Each text has 20 sentences in 61 chunks, which Prism shuffles.
 _HEAD = '''
@@ -118,15 +112,6 @@ with beam.Pipeline(options=PipelineOptions(flags)) as p:
       | beam.WindowInto(
           window.FixedWindows(60, offset=start % 60), allowed_lateness=0))
 '''
-
-
-@pytest.fixture(name='prism')
-def _prism():
-  if not _PRISM.exists():
-    if os.environ.get('CI') == 'true':
-      pytest.fail('build/bin/prism is missing: CI needs Go.')
-    pytest.skip('build/bin/prism is missing; install Go and run make build.')
-  return _PRISM
 
 
 def _run(prism: Path, tmp_path: Path, pipeline: str, *flags: str) -> dict:

@@ -25,10 +25,8 @@ import time
 from pathlib import Path
 
 import psutil
-import pytest
 from tools.layout import here
 
-_PRISM = here().build / 'bin' / 'prism'
 _MODEL = here().build / 'models' / 'SmolLM2-135M-Instruct'
 _TOKENS = 40
 _PROMPTS = {
@@ -36,15 +34,6 @@ _PROMPTS = {
     'cat': 'My cat said that',
     'moon': 'On the moon there',
 }
-
-
-@pytest.fixture(name='prism')
-def _prism():
-  if not _PRISM.exists():
-    if os.environ.get('CI') == 'true':
-      pytest.fail('build/bin/prism is missing: CI needs Go.')
-    pytest.skip('build/bin/prism is missing; install Go and run make build.')
-  return _PRISM
 
 
 def _command(prism: Path, folder: Path) -> list[str]:

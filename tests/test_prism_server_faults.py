@@ -36,7 +36,6 @@ from apache_beam.ml.inference.iterative.testing_sse_server import FakeServer
 from apache_beam.ml.inference.iterative.testing_sse_server import Reply
 from apache_beam.utils import subprocess_server
 
-_PRISM = here().build / 'bin' / 'prism'
 _MODEL = here().build / 'models' / 'SmolLM2-135M-Instruct'
 _IS_SOAK = os.environ.get('HYPOTHESIS_PROFILE') == 'soak'
 _TOKENS = 48
@@ -84,15 +83,6 @@ with beam.Pipeline(options=PipelineOptions(flags)) as p:
    | beam.MapTuple(count)
    | beam.io.WriteToText(counted, num_shards=1, shard_name_template=''))
 '''
-
-
-@pytest.fixture(name='prism')
-def _prism():
-  if not _PRISM.exists():
-    if os.environ.get('CI') == 'true':
-      pytest.fail('build/bin/prism is missing: CI needs Go.')
-    pytest.skip('build/bin/prism is missing; install Go and run make build.')
-  return _PRISM
 
 
 def _start(prism, folder: Path, url: str, model: str, prompts: list[str]):
