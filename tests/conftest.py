@@ -22,10 +22,13 @@ import contextlib
 import gzip
 import hashlib
 import io
+import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -219,6 +222,29 @@ def _prism() -> Path:
       pytest.fail('build/bin/prism is missing: CI needs Go.')
     pytest.skip('build/bin/prism is missing; install Go and run make build.')
   return program
+
+
+@pytest.fixture(name='run_on_prism')
+def _run_on_prism(prism: Path, tmp_path: Path) -> Callable[..., list]:
+  """Runs a pipeline's text with flags; returns the JSON lines that it wrote.
+
+  The path to write to is its first argument.
+  """
+  def run(pipeline: str, *flags: str) -> list:
+    script, out = tmp_path / 'pipeline.py', tmp_path / 'out.jsonl'
+    script.write_text(pipeline, encoding='utf-8')
+    done = subprocess.run([
+        *(sys.executable, script, out),
+        *('--runner=PrismRunner', f'--prism_location={prism}', *flags)
+    ],
+                          stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT,
+                          text=True,
+                          check=False)
+    assert done.returncode == 0, done.stdout
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+  return run
 
 
 @pytest.fixture(name='checkout')

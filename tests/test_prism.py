@@ -20,6 +20,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 _PIPELINE = '''
@@ -87,37 +88,17 @@ with beam.Pipeline(options=PipelineOptions(flags)) as p:
                                 for line in pair[1]]))
 '''
 
-
-def _run(prism: Path, tmp_path: Path, pipeline: str, *flags: str) -> list:
-  script = tmp_path / 'pipeline.py'
-  script.write_text(pipeline, encoding='utf-8')
-  out = tmp_path / 'out.jsonl'
-  done = subprocess.run(
-      [
-          sys.executable,
-          script,
-          out,
-          '--runner=PrismRunner',
-          f'--prism_location={prism}',
-          '--experiments=smart_bucketing',
-          # Prism splits a slow bundle of a key and runs both parts on one state.
-          '--experiments=prism_disable_sdf_split',
-          *flags
-      ],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-      check=False)
-  assert done.returncode == 0, done.stdout
-  return [json.loads(line) for line in out.read_text().splitlines()]
+# Prism splits a slow bundle of a key and runs both parts on one state.
+_FLAGS = (
+    '--experiments=smart_bucketing', '--experiments=prism_disable_sdf_split')
 
 
 def _padding_ratio(batches: list[list[int]]) -> float:
   return sum(max(b) * len(b) for b in batches) / sum(map(sum, batches))
 
 
-def test_batches_by_length_on_prism(prism: Path, tmp_path: Path):
-  batches = _run(prism, tmp_path, _PIPELINE)
+def test_batches_by_length_on_prism(run_on_prism: Callable):
+  batches = run_on_prism(_PIPELINE, *_FLAGS)
   assert sorted(i for ids, _, _ in batches for i in ids) == list(range(200))
   for ids, lengths, start in batches:
     assert {100 * (i // 100) for i in ids} == {start}
@@ -126,10 +107,10 @@ def test_batches_by_length_on_prism(prism: Path, tmp_path: Path):
   assert _padding_ratio([lengths for _, lengths, _ in batches]) < 1.15
 
 
-def test_elements_wait_across_bundles_on_prism(prism: Path, tmp_path: Path):
+def test_elements_wait_across_bundles_on_prism(run_on_prism: Callable):
   text = _PIPELINE.replace('8, 8, length_fn', '1, 8, length_fn').replace(
       'options=B', 'max_batch_duration_secs=60, options=B')
-  batches = _run(prism, tmp_path, text)
+  batches = run_on_prism(text, *_FLAGS)
   assert sorted(i for ids, _, _ in batches for i in ids) == list(range(200))
   for ids, lengths, start in batches:
     assert {100 * (i // 100) for i in ids} == {start}
@@ -137,9 +118,9 @@ def test_elements_wait_across_bundles_on_prism(prism: Path, tmp_path: Path):
   assert _padding_ratio([lengths for _, lengths, _ in batches]) < 1.3
 
 
-def test_no_wait_exceeds_the_deadline_in_streaming(prism: Path, tmp_path: Path):
+def test_no_wait_exceeds_the_deadline_in_streaming(run_on_prism: Callable):
   # Behind a GroupByKey that drops what is late.
-  batches = _run(prism, tmp_path, _STREAMING, '--streaming')
+  batches = run_on_prism(_STREAMING, '--streaming', *_FLAGS)
   found = sorted(i for ids, _, _, _ in batches for i in ids)
   assert found == list(range(len(found))) and len(found) >= 119
   assert max(len(ids) for ids, _, _, _ in batches) > 1

@@ -19,9 +19,8 @@
 
 import collections
 import json
-import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -128,28 +127,11 @@ with open(out, 'a') as file:
 '''
 
 
-def _run(prism: Path, tmp_path: Path, pipeline: str, *flags: str) -> dict:
+def _run(run_on_prism: Callable, pipeline: str, *flags: str) -> dict:
   """Returns rows of (time, start of the window, row) by their kind."""
-  script = tmp_path / 'pipeline.py'
-  script.write_text(_COMMON + pipeline, encoding='utf-8')
-  out = tmp_path / 'out.jsonl'
-  done = subprocess.run([
-      sys.executable,
-      script,
-      out,
-      '--runner=PrismRunner',
-      f'--prism_location={prism}',
-      '--experiments=iterative_inference',
-      *flags
-  ],
-                        stdout=subprocess.PIPE,
-                        stderr=subprocess.STDOUT,
-                        text=True,
-                        check=False)
-  assert done.returncode == 0, done.stdout
   rows = collections.defaultdict(list)
-  for line in out.read_text().splitlines():
-    kind, *row = json.loads(line)
+  for kind, *row in run_on_prism(
+      _COMMON + pipeline, '--experiments=iterative_inference', *flags):
     rows[kind].append(row)
   return rows
 
@@ -182,10 +164,10 @@ def _check_texts(rows: dict, count: int, tokens: int) -> dict:
 
 @pytest.mark.parametrize('mode', ['batch', 'streaming'])
 def test_chunks_are_seen_behind_a_shuffle_while_texts_grow(
-    prism: Path, tmp_path: Path, mode: str):
+    run_on_prism: Callable, mode: str):
   rows = (
-      _run(prism, tmp_path, _BATCH) if mode == 'batch' else _run(
-          prism, tmp_path, _STREAMING, '--streaming'))
+      _run(run_on_prism, _BATCH) if mode == 'batch' else _run(
+          run_on_prism, _STREAMING, '--streaming'))
   count = len(rows['sum'])
   assert count == 20 if mode == 'batch' else count >= 20
   times = _check_texts(rows, count, 64)
@@ -199,8 +181,8 @@ def test_chunks_are_seen_behind_a_shuffle_while_texts_grow(
   assert len(set(windows.values())) >= 2
 
 
-def test_an_engine_dies_and_inputs_fail(prism: Path, tmp_path: Path):
-  rows = _run(prism, tmp_path, _FAULTS)
+def test_an_engine_dies_and_inputs_fail(run_on_prism: Callable):
+  rows = _run(run_on_prism, _FAULTS)
   _check_texts(rows, 10, 64)
   bad = [row for _, _, row in rows['chunk'] if row[0] == 'bad']
   assert bad == [['bad', 0, [], 'error', 'invalid: it is bad']]

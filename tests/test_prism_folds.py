@@ -19,9 +19,8 @@
 
 import collections
 import json
-import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
 # Each text has 20 sentences in 61 chunks, which Prism shuffles.
 _HEAD = '''
@@ -114,29 +113,11 @@ with beam.Pipeline(options=PipelineOptions(flags)) as p:
 '''
 
 
-def _run(prism: Path, tmp_path: Path, pipeline: str, *flags: str) -> dict:
-  script = tmp_path / 'pipeline.py'
-  script.write_text(pipeline, encoding='utf-8')
-  out = tmp_path / 'out.jsonl'
-  done = subprocess.run(
-      [
-          sys.executable,
-          script,
-          out,
-          '--runner=PrismRunner',
-          f'--prism_location={prism}',
-          # Prism splits a slow bundle of a key and runs both parts on one state.
-          '--experiments=prism_disable_sdf_split',
-          *flags
-      ],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-      check=False)
-  assert done.returncode == 0, done.stdout
+def _run(run_on_prism: Callable, pipeline: str, *flags: str) -> dict:
   found = collections.defaultdict(list)
-  for line in out.read_text().splitlines():
-    label, element = json.loads(line)
+  # Prism splits a slow bundle of a key and runs both parts on one state.
+  for label, element in run_on_prism(
+      pipeline, '--experiments=prism_disable_sdf_split', *flags):
     found[label].append(element)
   return found
 
@@ -157,12 +138,12 @@ def _check(found: dict, windows: list[float]):
         for one in expected), name
 
 
-def test_folds_on_prism(prism: Path, tmp_path: Path):
-  _check(_run(prism, tmp_path, _BATCH), [6 * (i // 6) for i in range(12)])
+def test_folds_on_prism(run_on_prism: Callable):
+  _check(_run(run_on_prism, _BATCH), [6 * (i // 6) for i in range(12)])
 
 
-def test_folds_of_a_stream_on_prism(prism: Path, tmp_path: Path):
-  found = _run(prism, tmp_path, _STREAMING, '--streaming')
+def test_folds_of_a_stream_on_prism(run_on_prism: Callable):
+  found = _run(run_on_prism, _STREAMING, '--streaming')
   _check(found, [found['FinalsOnly'][0][5]] * 12)
   # Nobody waited for the end of the texts to see a sentence.
   seen = [at for _, _, index, *_, at in found['Sentences'] if index == 0]
