@@ -140,7 +140,7 @@ def waiting_do_fn(element_coder: coders.Coder, waiter: Waiter) -> DoFn:
       yield from waiter.batches(runs, room, waiter.cells(bags), window)
       if len(room):
         room.hold = max(room.hold, timestamp.micros)
-        deadline.set(Timestamp(micros=room.first_arrival() + waiter.max_wait))
+        deadline.set(Timestamp(micros=waiter.deadline(room)))
       _keep(room_state, room)
 
     @on_timer(WINDOW_END)

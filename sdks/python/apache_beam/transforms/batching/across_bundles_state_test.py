@@ -53,8 +53,9 @@ class WaitingMachine(RuleBasedStateMachine):
     super().__init__()
     options = BatchingOptions(max_buffered_elements=_MOST, max_padded_size=100)
     self.runner = FakeRunner(options, max_batch_size=4)
-    # The event time of each element.
+    # The event time of each element, and when the runner brought it.
     self.arrived = {}
+    self.brought = {}
     self.set_back = 0
 
   def _runs(self, bundle, fails):
@@ -66,14 +67,18 @@ class WaitingMachine(RuleBasedStateMachine):
       vars(self.runner).update(before)
     bundle()
 
-  @rule(elements=_bundles, fails=st.booleans())
-  def arrive(self, elements, fails):
+  @rule(
+      elements=_bundles,
+      fails=st.booleans(),
+      late=st.sampled_from([0, 0, 1, 2 * WAIT]))
+  def arrive(self, elements, fails, late):
     bundle = []
     for length, timestamp in elements:
       element = (len(self.arrived), length)
       self.arrived[element] = timestamp
+      self.brought[element] = self.runner.now
       bundle.append((element, timestamp))
-    self._runs(lambda: self.runner.arrive_together(bundle), fails)
+    self._runs(lambda: self.runner.arrive_together(bundle, late), fails)
 
   @rule(seconds=st.integers(0, 2 * WAIT))
   def pass_time(self, seconds):
@@ -107,7 +112,9 @@ class WaitingMachine(RuleBasedStateMachine):
       # There is a timer for each way to leave.
       assert room.lengths == sorted(length for _, length in held)
       assert self.runner.window_end.at == float(WINDOW.max_timestamp())
-      last = room.first_arrival() / 1e6 + WAIT + self.set_back
+      last = max(
+          min(self.brought[element] for element in held) + WAIT,
+          room.gathers_until / 1e6) + self.set_back
       assert self.runner.deadline.at <= last
 
   @invariant()

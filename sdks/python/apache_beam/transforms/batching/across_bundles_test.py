@@ -46,6 +46,8 @@ _steps = st.lists(
     st.one_of(
         # An element arrives: its length and event time.
         st.tuples(st.just('arrive'), st.integers(0, 50), st.integers(0, 999)),
+        # By when the runner has brought it, it has waited too long already.
+        st.tuples(st.just('late'), st.integers(0, 50), st.integers(0, 999)),
         st.tuples(st.just('pass'), st.integers(0, 12)),
         # The timer fires early, or again, with whatever event time.
         st.tuples(st.just('ghost'), st.integers(0, 2000))),
@@ -68,10 +70,10 @@ class WaitingDoFnTest(unittest.TestCase):
         options, max_batch_size=4, bucket_boundaries=list(boundaries) or None)
     arrived = {}
     for step in steps:
-      if step[0] == 'arrive':
+      if step[0] in ('arrive', 'late'):
         element = (len(arrived), step[1])
         arrived[element] = runner.now, step[2]
-        runner.arrive(element, step[2])
+        runner.arrive(element, step[2], 2 * WAIT if step[0] == 'late' else 0)
       elif step[0] == 'pass':
         runner.pass_time(step[1])
       else:
@@ -81,9 +83,11 @@ class WaitingDoFnTest(unittest.TestCase):
       self.assertEqual(runner.is_empty(), not waiting)
     runner.end_window()
     self.assertTrue(runner.is_empty())
-    self._check_batches(runner, arrived, boundaries)
+    may_gather = any(step[0] == 'late' for step in steps)
+    self._check_batches(
+        runner, arrived, boundaries, WAIT * (1 + may_gather / 8))
 
-  def _check_batches(self, runner, arrived, boundaries):
+  def _check_batches(self, runner, arrived, boundaries, longest_wait):
     counts = collections.Counter(
         e for batch, _, _ in runner.left for e in batch)
     self.assertEqual(counts, collections.Counter(arrived.keys()))
@@ -96,7 +100,7 @@ class WaitingDoFnTest(unittest.TestCase):
         self.assertFalse(lengths[0] < edge <= lengths[-1])
       for element in batch:
         since, event_time = arrived[element]
-        self.assertLessEqual(left - since, WAIT)
+        self.assertLessEqual(left - since, longest_wait)
         self.assertGreaterEqual(timestamp, Timestamp(event_time))
       self.assertLessEqual(timestamp, WINDOW.max_timestamp())
 
@@ -148,6 +152,47 @@ class WaitingDoFnTest(unittest.TestCase):
     runner.arrive((0, 10), 5)
     runner.now += WAIT
     runner.arrive((1, 900), 5)
+    self.assertEqual([batch for batch, _, _ in runner.left], [[(0, 10)]])
+
+  def test_what_comes_late_waits_for_what_comes_with_it(self):
+    runner = FakeRunner(
+        max_batch_size=4,
+        options=BatchingOptions(cost=Cost(fixed=20, per_token=1)))
+    # A runner that is behind brings a bundle of several chunks.
+    for i, length in enumerate((10, 500, 11, 499)):
+      runner.arrive((i, length), 5, late=2 * WAIT)
+    self.assertEqual([], runner.left)
+    runner.pass_time(WAIT / 8)
+    self.assertEqual([batch for batch, _, _ in runner.left],
+                     [[(0, 10), (2, 11)], [(3, 499), (1, 500)]])
+    self.assertTrue(runner.is_empty())
+
+  def test_what_comes_late_does_not_put_off_what_is_due(self):
+    runner = FakeRunner(max_batch_size=4)
+    runner.arrive((0, 10), 5)
+    runner.now += WAIT
+    # No timer has fired.
+    runner.arrive((1, 900), 5, late=2 * WAIT)
+    self.assertEqual([batch for batch, _, _ in runner.left],
+                     [[(0, 10)], [(1, 900)]])
+
+  def test_what_is_late_gathers_once(self):
+    runner = FakeRunner(max_batch_size=4)
+    for i in range(16):
+      runner.arrive((i, 10), 5, late=2 * WAIT)
+      runner.now += WAIT / 16
+    waits = [
+        left - 100 - i * WAIT / 16 for batch, _, left in runner.left
+        for i, _ in batch
+    ]
+    self.assertGreater(len(waits), 8)
+    self.assertLessEqual(max(waits), WAIT / 8)
+
+  def test_a_clock_that_goes_backwards_while_late_elements_gather(self):
+    runner = FakeRunner(max_batch_size=4)
+    runner.arrive((0, 10), 5, late=2 * WAIT)
+    runner.now -= 3600
+    runner.fire_deadline()
     self.assertEqual([batch for batch, _, _ in runner.left], [[(0, 10)]])
 
   def test_a_clock_that_goes_backwards(self):

@@ -114,16 +114,18 @@ class FakeRunner:
   def cells(self):
     return {f'c{i}': bag for i, bag in enumerate(self.bags)}
 
-  def arrive(self, element, timestamp):
-    self.arrive_together([(element, timestamp)])
+  def arrive(self, element, timestamp, late=0):
+    self.arrive_together([(element, timestamp)], late)
 
-  def arrive_together(self, elements):
-    """A bundle of (element, timestamp) pairs."""
+  def arrive_together(self, elements, late=0):
+    """A bundle of (element, timestamp) pairs, late out of the shuffle."""
+    self.now -= late
     self.chunks.start_bundle()
     sent = []
     for element, timestamp in elements:
       sent += self.chunks.process(element, WINDOW, Timestamp(timestamp))
     sent += self.chunks.finish_bundle()
+    self.now += late
     for chunk in sent:
       self._collect(
           self.do_fn.process(('key', chunk.value),

@@ -32,6 +32,12 @@ from apache_beam.utils.timestamp import Timestamp
 
 __all__ = ['Waiter']
 
+# How long elements gather that the runner brings too late, as a part of the
+# longest wait. Without it they leave chunk by chunk, in batches of one or two:
+# MiniLM on Prism made 183 batches of 300 texts with a padding ratio of 1.53,
+# and 73 with 1.10 since.
+_GATHERING = 1 / 8
+
 
 class Waiter:
   """Decides which elements of a room leave, and makes batches of them.
@@ -48,6 +54,7 @@ class Waiter:
     self._sum_limits = [limit for _, limit in within_bundle.sums]
     self.clock = within_bundle.clock
     self.max_wait = int(max_wait_secs * 1e6)
+    self._gathering = int(max_wait_secs * 1e6 * _GATHERING)
     self._read = Metrics.counter(
         self._options.metrics_namespace, 'elements_read_from_state')
 
@@ -71,6 +78,7 @@ class Waiter:
     """Lets elements in; runs that leave meanwhile, one at a time."""
     now = self.now()
     lengths, options = room.lengths, self._options
+    self._gather(room, now, chunk)
     for element, length, arrived, timestamp, nbytes, values in chunk:
       # Not the future, where the clock of another worker is ahead.
       number, cell, index = room.add(
@@ -93,6 +101,17 @@ class Waiter:
     if room.nbytes >= self._options.max_buffered_bytes:
       yield from self._some(room, 'memory')
 
+  def _gather(self, room, now, chunk):
+    """Keeps for a while what the runner brings too late: it is behind, so more
+    such elements follow, and better batches let it catch up."""
+    is_late = any(now - arrived >= self.max_wait for _, _, arrived, *_ in chunk)
+    if is_late and not room.gathers_until and not self._is_due(room, now):
+      room.gathers_until = now + self._gathering
+
+  def deadline(self, room):
+    """When something is due next, in microseconds."""
+    return max(room.first_arrival() + self.max_wait, room.gathers_until)
+
   def _is_due(self, room, now):
     if not len(room):
       return False
@@ -102,6 +121,10 @@ class Waiter:
 
   def due(self, room, now):
     """Runs of what has waited for as long as it may, one at a time."""
+    # Not longer than it can be, where the clock was set back.
+    if 0 < room.gathers_until - now <= self._gathering:
+      return
+    room.gathers_until = 0
     while self._is_due(room, now):
       index = room.oldest()
       run = self._policy.due(room.lengths, index)

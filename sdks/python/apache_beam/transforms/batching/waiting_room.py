@@ -40,7 +40,7 @@ CELLS = 16
 # The edges of the cells follow the lengths that wait, after as many arrivals.
 _ADAPT_AFTER = 16
 _VERSION = 1
-_HEADER = struct.Struct('>BBIqq')
+_HEADER = struct.Struct('>BBIqqq')
 
 
 class Ticket(NamedTuple):
@@ -68,11 +68,14 @@ class WaitingRoom:
   Attributes:
     lengths: of all that wait, ascending.
     hold: the event time, in microseconds, before which nothing may leave.
+    gathers_until: the time, in microseconds, before which nothing is due; 0
+      where what is due leaves.
     nbytes: of all elements that wait.
   """
   def __init__(self):
     self.lengths: list[int] = []
     self.hold = 0
+    self.gathers_until = 0
     self.nbytes = 0
     # In the order of the lengths, those of equal lengths ascending.
     self._numbers: list[int] = []
@@ -194,13 +197,19 @@ class WaitingRoom:
     for number, ticket in tickets.items():
       numbers.extend((number, *ticket[:5], *ticket.values))
     header = _HEADER.pack(
-        _VERSION, width, len(tickets), len(self._edges), self.hold)
+        _VERSION,
+        width,
+        len(tickets),
+        len(self._edges),
+        self.hold,
+        self.gathers_until)
     return header + numbers.tobytes()
 
   @classmethod
   def decode(cls, encoded: bytes) -> 'WaitingRoom':
     """Raises a ValueError for what a later release has encoded."""
-    version, width, count, edges, hold = _HEADER.unpack_from(encoded)
+    version, width, count, edges, hold, gathers_until = _HEADER.unpack_from(
+        encoded)
     if version != _VERSION:
       raise ValueError(
           f'The state of a waiting buffer has version {version}, this release '
@@ -208,7 +217,8 @@ class WaitingRoom:
     numbers = array('q')
     numbers.frombytes(encoded[_HEADER.size:])
     room = cls()
-    room.hold, room._next = hold, numbers[0]
+    room.hold, room.gathers_until = hold, gathers_until
+    room._next = numbers[0]
     room._edges = list(numbers[1:1 + edges])
     step = 6 + width
     for at in range(1 + edges, 1 + edges + count * step, step):
