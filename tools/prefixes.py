@@ -115,9 +115,13 @@ def _passes(layout: Layout, work: Path, commit: str) -> bool:
     commands.append([
         *(sys.executable, '-m', 'pytest', '-q', '-n', '2'),
         *('-p', 'no:cacheprovider'),
+        *('-p', 'tools.hypothesis_profiles'),
         *tests
     ])
-  env = {**os.environ, 'PYTHONPATH': str(source)}
+  env = {
+      **os.environ,
+      'PYTHONPATH': os.pathsep.join([str(source), str(layout.root)])
+  }
   for command in commands:
     done = subprocess.run(
         command,

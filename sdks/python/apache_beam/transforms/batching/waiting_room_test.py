@@ -79,12 +79,15 @@ class WaitingRoomTest(unittest.TestCase):
       self.assertLessEqual(sum(values), limit)
       self.assertLessEqual(len(values), most)
 
-  @given(st.lists(st.tuples(st.integers(0, 2**40), _int64, _int64)), _int64)
-  def test_decodes_what_it_encodes(self, tickets, hold):
+  @given(
+      st.lists(st.tuples(st.integers(0, 2**40), _int64, _int64)),
+      _int64,
+      _int64)
+  def test_decodes_what_it_encodes(self, tickets, hold, gathers_until):
     room = WaitingRoom()
     for length, arrived, timestamp in tickets:
       room.add(length, arrived, timestamp, 7, [1, length])
-    room.hold = hold
+    room.hold, room.gathers_until = hold, gathers_until
     decoded = WaitingRoom.decode(room.encode())
     self.assertEqual(vars(decoded), vars(room))
 
