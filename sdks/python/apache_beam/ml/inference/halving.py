@@ -108,7 +108,10 @@ def splitter_for(
   """
   # Imported here because base imports this module.
   from apache_beam.ml.inference import base
-  if handler.should_skip_batching() or isinstance(innermost(handler),
+  inner = innermost(handler)
+  # MLTransform wraps the handlers of embeddings.
+  inner = getattr(inner, '_underlying', inner)
+  if handler.should_skip_batching() or isinstance(inner,
                                                   base.RemoteModelHandler):
     return None
   namespace = metrics_namespace or handler.get_metrics_namespace()

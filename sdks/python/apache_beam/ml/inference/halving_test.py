@@ -16,6 +16,7 @@
 #
 
 import math
+import tempfile
 import unittest
 
 from hypothesis import given
@@ -25,6 +26,9 @@ import apache_beam as beam
 from apache_beam.ml.inference import base
 from apache_beam.ml.inference.halving import BatchSplitter
 from apache_beam.ml.inference.halving import is_out_of_memory
+from apache_beam.ml.transforms.base import EmbeddingsManager
+from apache_beam.ml.transforms.base import MLTransform
+from apache_beam.ml.transforms.base import _TextEmbeddingHandler
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
@@ -131,6 +135,18 @@ class _Remote(base.RemoteModelHandler[str, str, None]):
     raise ValueError('bad')
 
 
+class _Embeddings(EmbeddingsManager):
+  def __init__(self, handler):
+    super().__init__(columns=['x'])
+    self._handler = handler
+
+  def get_model_handler(self):
+    return self._handler
+
+  def get_ptransform_for_processing(self, **kwargs):
+    return base.RunInference(_TextEmbeddingHandler(self))
+
+
 def _run_and_count(pipeline):
   """The counters by name."""
   found = pipeline.run().metrics().query()['counters']
@@ -200,6 +216,12 @@ class RunInferenceHalvesTest(unittest.TestCase):
       assert_that(
           other.failed_inferences | beam.Map(lambda failed: failed[0]),
           equal_to([['a', 'b']]))
+    rows = [{'x': 'a'}, {'x': 'b'}]
+    with self._pipeline() as p, tempfile.TemporaryDirectory() as location:
+      _, failed = self._texts(p, *rows) | MLTransform(
+          write_artifact_location=location).with_transform(
+              _Embeddings(_Remote())).with_exception_handling()
+      assert_that(failed | beam.Map(lambda row: row.element), equal_to([rows]))
     with self._pipeline() as p:
       _, other = (
           p | beam.Create([['a', 'bad']])
@@ -208,6 +230,29 @@ class RunInferenceHalvesTest(unittest.TestCase):
       assert_that(
           other.failed_inferences | beam.Map(lambda failed: failed[0]),
           equal_to([['a', 'bad']]))
+
+  def test_rows_of_ml_transform(self):
+    rows = [{'x': 'a'}, {'x': 'b', 'y': 1}, {'x': 'bad'}, {'x': 'c'}]
+    with self._pipeline() as p, tempfile.TemporaryDirectory() as location:
+      embedded, failed = self._texts(p, *rows) | MLTransform(
+          write_artifact_location=location).with_transform(
+              _Embeddings(_Model(min_batch_size=4))).with_exception_handling()
+      # A row with another column is no neighbour, but not bad by itself.
+      assert_that(
+          embedded,
+          equal_to([{
+              'x': 'a of 1'
+          }, {
+              'x': 'b of 1', 'y': 1
+          }, {
+              'x': 'c of 1'
+          }]))
+      assert_that(
+          failed | beam.Map(lambda row: row.element),
+          equal_to([[{
+              'x': 'bad'
+          }]]),
+          label='failed')
 
 
 if __name__ == '__main__':

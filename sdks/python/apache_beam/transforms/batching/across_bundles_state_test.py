@@ -19,6 +19,7 @@
 
 import collections
 import copy
+import sys
 import unittest
 from unittest import mock
 
@@ -29,7 +30,10 @@ from hypothesis.stateful import invariant
 from hypothesis.stateful import rule
 
 import apache_beam as beam
+from apache_beam.io.restriction_trackers import OffsetRange
+from apache_beam.io.restriction_trackers import OffsetRestrictionTracker
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
@@ -139,7 +143,8 @@ WaitingMachineTest.settings = settings(
 
 
 class NothingStaysTest(unittest.TestCase):
-  def test_an_hour_of_10000_windows(self):
+  def _run(self, transform, expected, windows_used=1, **runner):
+    """Runs a pipeline, checks its output and that no state is left."""
     used, servicers = set(), set()
     append = worker_handlers.StateServicer.append_raw
 
@@ -149,28 +154,80 @@ class NothingStaysTest(unittest.TestCase):
       return append(servicer, key, data)
 
     options = PipelineOptions(['--experiments=smart_bucketing'])
-    windows, size = 10_000, 0.36
     with mock.patch.object(worker_handlers.StateServicer, 'append_raw', record):
-      with TestPipeline(runner='FnApiRunner', options=options) as p:
-        elements = (
-            p | beam.Create([None])
-            | beam.FlatMap(lambda _: range(2 * windows))
-            | beam.Map(
-                lambda i: window.TimestampedValue(
-                    1 + i % 7, size * (i // 2 + 0.5)))
-            | beam.WindowInto(window.FixedWindows(size))
-            | beam.BatchElements(
-                max_batch_size=8,
-                length_fn=lambda length: length,
-                max_batch_duration_secs=3600)
-            | beam.Map(len)
-            | 'One' >> beam.WindowInto(window.GlobalWindows())
-            | beam.CombineGlobally(sum).without_defaults())
-        assert_that(elements, equal_to([2 * windows]))
+      with TestPipeline(runner=FnApiRunner(**runner), options=options) as p:
+        assert_that(p | transform, equal_to(expected))
     # A room and a cell of each window were there.
-    self.assertGreaterEqual(len(used), 2 * windows)
+    self.assertGreaterEqual(len(used), 2 * windows_used)
     left = [list(cell) for s in servicers for cell in s._state.values()]
     self.assertEqual(0, sum(map(bool, left)))
+
+  def test_an_hour_of_10000_windows(self):
+    windows, size = 10_000, 0.36
+    self._run(
+        beam.Create([None])
+        | beam.FlatMap(lambda _: range(2 * windows))
+        | beam.Map(
+            lambda i: window.TimestampedValue(1 + i % 7, size * (i // 2 + 0.5)))
+        | beam.WindowInto(window.FixedWindows(size))
+        | _batches()
+        | beam.Map(len)
+        | 'One' >> beam.WindowInto(window.GlobalWindows())
+        | beam.CombineGlobally(sum).without_defaults(), [2 * windows],
+        windows_used=windows)
+
+  def test_a_drain(self):
+    for windows in (window.GlobalWindows(), window.FixedWindows(10)):
+      with self.subTest(windows):
+        self._run(
+            beam.Create([None])
+            | beam.ParDo(_Endless())
+            | beam.Map(lambda i: window.TimestampedValue(i, i))
+            | beam.WindowInto(windows)
+            | _batches()
+            | beam.FlatMap(lambda batch: batch),
+            range(30),
+            is_drain=True)
+
+
+def _batches():
+  # More than ever wait, so that no batch is full.
+  return beam.BatchElements(
+      max_batch_size=64,
+      length_fn=lambda length: 1 + length % 7,
+      max_batch_duration_secs=3600)
+
+
+class _Truncated(beam.transforms.core.RestrictionProvider):
+  """Of a source without an end, of which a drain still reads 30 numbers."""
+  def initial_restriction(self, element):
+    return OffsetRange(0, sys.maxsize)
+
+  def create_tracker(self, restriction):
+    return _Unbounded(restriction)
+
+  def restriction_size(self, element, restriction):
+    return restriction.size()
+
+  def truncate(self, element, restriction):
+    return OffsetRange(restriction.start, 30)
+
+
+class _Unbounded(OffsetRestrictionTracker):
+  def is_bounded(self):
+    return False
+
+
+class _Endless(beam.DoFn):
+  """Numbers, 7 in a bundle."""
+  def process(self, element, tracker=beam.DoFn.RestrictionParam(_Truncated())):
+    number = tracker.current_restriction().start
+    while tracker.try_claim(number):
+      yield number
+      number += 1
+      if number % 7 == 0:
+        tracker.defer_remainder()
+        return
 
 
 if __name__ == '__main__':

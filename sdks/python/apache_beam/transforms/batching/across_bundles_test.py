@@ -280,6 +280,21 @@ class BatchElementsAcrossBundlesTest(unittest.TestCase):
     self.assertIn('| elements | 100 |', table)
     self.assertIn('window end', table)
 
+  def test_run_inference_with_exception_handling(self):
+    handler = _Echo(
+        max_batch_size=8,
+        batch_length_fn=lambda text: len(text) or None,
+        max_batch_duration_secs=60)
+    with _pipeline() as p:
+      results, other = (
+          p | beam.Create(['a', '', 'bb'])
+          | base.RunInference(handler).with_exception_handling())
+      assert_that(results, equal_to(['a', 'bb']))
+      assert_that(
+          other.failed_inferences | beam.Map(lambda failed: failed[0]),
+          equal_to([['']]),
+          label='failed')
+
   def test_sessions_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'BatchElements: .*Sessions'):
       with _pipeline() as p:

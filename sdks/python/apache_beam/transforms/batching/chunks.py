@@ -29,8 +29,8 @@ from apache_beam.transforms.batching.in_bundle import LengthBatchingDoFn
 from apache_beam.transforms.core import DoFn
 from apache_beam.typehints import List
 from apache_beam.typehints import Tuple
-from apache_beam.utils import windowed_value
 from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
 __all__ = ['InChunks', 'chunk_type']
 
@@ -75,20 +75,21 @@ class InChunks(DoFn):
   def start_bundle(self):
     self._chunks = {}
 
-  def process(
-      self, element, window=DoFn.WindowParam, timestamp=DoFn.TimestampParam):
+  def process(self, element, windowed_value=DoFn.WindowedValueParam):
     held = self._within_bundle.measure(element)
-    shard = None
-    if self._shards:
-      shard = self._next = (self._next + 1) % self._shards
-    chunk = self._chunks.get((shard, window))
-    if chunk is None:
-      chunk = self._chunks[shard, window] = _Chunk(held.arrived)
-    chunk.add(element, held, timestamp.micros)
-    if (len(chunk.elements) >= _MAX_ELEMENTS or chunk.nbytes >= _MAX_BYTES or
-        not 0 <= held.arrived - chunk.since <= self._max_age):
-      del self._chunks[shard, window]
-      yield chunk.value(shard, window)
+    for window in windowed_value.windows:
+      shard = None
+      if self._shards:
+        shard = self._next = (self._next + 1) % self._shards
+      chunk = self._chunks.get((shard, window))
+      if chunk is None:
+        chunk = self._chunks[shard, window] = _Chunk(held.arrived)
+      # A Timestamp for each element would take as long as all of this.
+      chunk.add(element, held, windowed_value.timestamp_micros)
+      if (len(chunk.elements) >= _MAX_ELEMENTS or chunk.nbytes >= _MAX_BYTES or
+          not 0 <= held.arrived - chunk.since <= self._max_age):
+        del self._chunks[shard, window]
+        yield chunk.value(shard, window)
 
   def finish_bundle(self):
     for (shard, window), chunk in self._chunks.items():
@@ -115,5 +116,4 @@ class _Chunk:
   def value(self, shard, window):
     value = self.elements if shard is None else (shard, self.elements)
     earliest = min(timestamp for _, _, _, timestamp, _, _ in self.elements)
-    return windowed_value.WindowedValue(
-        value, Timestamp(micros=earliest), (window, ))
+    return WindowedValue(value, Timestamp(micros=earliest), (window, ))

@@ -25,7 +25,7 @@ from apache_beam import coders
 from apache_beam.transforms import window
 from apache_beam.transforms.batching.chunks import InChunks
 from apache_beam.transforms.batching.chunks import chunk_type
-from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
 _WINDOWS = [window.IntervalWindow(i, i + 1) for i in range(3)]
 
@@ -40,7 +40,8 @@ class InChunksTest(unittest.TestCase):
     do_fn.start_bundle()
     sent = []
     for element, number, at in elements:
-      sent += do_fn.process(element, _WINDOWS[number], Timestamp(at))
+      windowed_value = WindowedValue(element, at, (_WINDOWS[number], ))
+      sent += do_fn.process(element, windowed_value)
     return [*sent, *do_fn.finish_bundle()]
 
   @given(

@@ -28,6 +28,7 @@ from apache_beam.transforms.batching.waiter import Waiter
 from apache_beam.transforms.batching.waiting_room import CELLS
 from apache_beam.transforms.batching.waiting_room import WaitingRoom
 from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
 __all__ = ['WAIT', 'WINDOW', 'FakeRunner', 'OneBundle']
 
@@ -123,7 +124,8 @@ class FakeRunner:
     self.chunks.start_bundle()
     sent = []
     for element, timestamp in elements:
-      sent += self.chunks.process(element, WINDOW, Timestamp(timestamp))
+      windowed_value = WindowedValue(element, timestamp, (WINDOW, ))
+      sent += self.chunks.process(element, windowed_value)
     sent += self.chunks.finish_bundle()
     self.now += late
     for chunk in sent:

@@ -126,9 +126,9 @@ class LengthBatchingDoFn(DoFn):
     options = options or default_options(min_batch_size)
     self._length_fn = length_fn
     self.sums = sums
-    fns = [None if fn is one else fn for fn, _ in sums]
+    self._fns = [None if fn is one else fn for fn, _ in sums]
     # The same for all elements, where only their number counts.
-    self._fns, self._ones = fns if any(fns) else [], [1] * len(fns)
+    self._ones = None if any(self._fns) else [1] * len(sums)
     self.options = options
     self._refuses = options.oversized == 'refuse'
     self.limits = Limits(
@@ -173,7 +173,7 @@ class LengthBatchingDoFn(DoFn):
     """
     held = _Held(
         self._length_fn(element),
-        [fn(element) if fn else 1 for fn in self._fns] or self._ones,
+        self._ones or [fn(element) if fn else 1 for fn in self._fns],
         approximate_bytes(element),
         self.clock(),
         element)

@@ -43,6 +43,13 @@ from apache_beam.utils import windowed_value
 
 _FLAG = '--experiments=smart_bucketing'
 
+_seconds = itertools.count()
+
+
+def _clock():
+  """A second later each time that it is asked, so each call takes as long."""
+  return next(_seconds)
+
 
 def _pipeline(*flags):
   return TestPipeline(
@@ -149,6 +156,21 @@ class BatchElementsByLengthTest(unittest.TestCase):
             | BatchElements(3, 3, length_fn=len)
             | beam.ParDo(_Describe()))
         assert_that(batches, equal_to([(3, 3999999, 0), (3, 7999999, 4000000)]))
+
+  def test_a_target_of_0_secs_is_none(self):
+    with _pipeline(_FLAG) as p:
+      sizes = (
+          p
+          | _one_bundle([5] * 127)
+          | BatchElements(
+              max_batch_size=64,
+              length_fn=len,
+              target_batch_duration_secs=0,
+              clock=_clock)
+          | beam.Map(len))
+      assert_that(sizes, equal_to([1, 2, 4, 8, 16, 32, 64]))
+    with self.assertRaisesRegex(ValueError, 'duration_secs .-1. must be pos'):
+      BatchElements(length_fn=len, target_batch_duration_secs=-1)
 
 
 class LengthBatchingDoFnTest(unittest.TestCase):

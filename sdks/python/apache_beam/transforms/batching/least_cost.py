@@ -145,10 +145,11 @@ def _bound_products(starts, values, limit):
 def _bound_costs(starts, element_costs, pair_costs, limit):
   """Moves starts so that n * element + n**2 * pair is within a limit."""
   for last, (element, pair) in enumerate(zip(element_costs, pair_costs)):
-    root = element + math.sqrt(element * element + 4 * pair * limit)
-    if root > 0:
-      start = last + 1 - int(2 * limit // root)
-      starts[last] = min(last, max(starts[last], start))
+    count = last + 1 - starts[last]
+    if count * (element + count * pair) > limit:
+      root = element + math.sqrt(element * element + 4 * pair * limit)
+      most = int(2 * limit // root) if root else 0
+      starts[last] = min(last, last + 1 - most)
 
 
 def _best_starts(cost, element_costs, pair_costs, earliest_starts):

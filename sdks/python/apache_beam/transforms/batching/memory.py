@@ -37,14 +37,18 @@ def approximate_bytes(element: Any, depth: int = _DEPTH) -> int:
   counts other objects without what they refer to.
   """
   if type(element) in _FLAT:
-    return sys.getsizeof(element)
-  nbytes = getattr(element, 'nbytes', None)
-  if isinstance(nbytes, int):
-    return nbytes
-  total = sys.getsizeof(element, 64)
-  if depth and element and isinstance(element, (tuple, list, dict)):
+    return element.__sizeof__()
+  if not isinstance(element, (tuple, list, dict)):
+    nbytes = getattr(element, 'nbytes', None)
+    return nbytes if isinstance(nbytes, int) else sys.getsizeof(element, 64)
+  total = sys.getsizeof(element)
+  if depth and element:
     parts = [*element.values()] if isinstance(element, dict) else element
     some = parts[::-(-len(parts) // _PARTS)]
-    sizes = [approximate_bytes(part, depth - 1) for part in some]
+    # Most parts are flat, and a call takes as long as their size.
+    sizes = [
+        part.__sizeof__() if type(part) in _FLAT else approximate_bytes(
+            part, depth - 1) for part in some
+    ]
     total += sum(sizes) * len(parts) // len(sizes)
   return total

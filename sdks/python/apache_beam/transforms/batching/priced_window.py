@@ -95,11 +95,12 @@ class PricedWindow(WaitingPolicy):
 
   def left(self, lengths: Sequence[int]) -> None:
     share = self.cost.of(len(lengths), lengths[-1]) / len(lengths)
-    for length in lengths:
-      cell, least = _cell(length), self._least(length)
+    fixed, prices = self.cost.fixed / self._max_batch_size, self._prices
+    for length, variable in zip(lengths, self.cost.of_elements(lengths)):
+      cell, least = _cell(length), variable + fixed
       price = share / least if least else 1.0
-      known = self._prices.get(cell, price)
-      self._prices[cell] = known + _LEARNING_RATE * (price - known)
+      known = prices.get(cell, price)
+      prices[cell] = known + _LEARNING_RATE * (price - known)
 
   def _least(self, length):
     return self.cost.of_element(length) + self.cost.fixed / self._max_batch_size

@@ -135,13 +135,13 @@ class Waiter:
     return self._least_waste(room, 'window_end', 0, 0)
 
   def _some(self, room, reason):
-    """Runs of a third of what may wait, those that waste least, so that cells
-    are read for many batches at once."""
+    """Runs of half of what may wait, those that waste least, so that cells are
+    read for many batches at once."""
     options = self._options
     for leaving in self._least_waste(room,
                                      reason,
-                                     2 * options.max_buffered_elements // 3,
-                                     2 * options.max_buffered_bytes // 3):
+                                     options.max_buffered_elements // 2,
+                                     options.max_buffered_bytes // 2):
       yield leaving
       # Batches take time.
       yield from self.due(room, self.now())

