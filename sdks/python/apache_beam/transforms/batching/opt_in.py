@@ -100,9 +100,9 @@ def check_options(
   if largest and bucket_boundaries and max(bucket_boundaries) > largest:
     raise ValueError(
         f'BatchElements: the bucket from {max(bucket_boundaries)!r} of '
-        'bucket_boundaries holds no element within BatchingOptions('
-        f'max_padded_size={largest!r}). Leave that boundary out, or raise the '
-        'limit.')
+        'bucket_boundaries (batch_bucket_boundaries of a ModelHandler) holds no '
+        f'element within BatchingOptions(max_padded_size={largest!r}). Leave '
+        'that boundary out, or raise the limit.')
 
 
 def check_windows(owner: str, windowing: Windowing) -> None:
