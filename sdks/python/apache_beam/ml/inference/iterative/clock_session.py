@@ -67,6 +67,9 @@ class ClockModelHandler(SessionModelHandler):
   def open_session(self):
     return ClockSession(self._tokens, self._rate)
 
+  def token_limit(self, inference_args):
+    return self._tokens
+
   def session_model_id(self):
     return 'clock'
 

@@ -32,9 +32,9 @@ from apache_beam.ml.inference.iterative.inputs import request_id_of
 from apache_beam.ml.inference.iterative.metrics import IterativeMetrics
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.texts_in_flight import texts_in_flight
+from apache_beam.ml.inference.iterative.transcript_restriction import EXPECTED_TOKENS
 from apache_beam.ml.inference.iterative.transcript_restriction import TranscriptRestrictionCoder
 from apache_beam.ml.inference.iterative.transcript_restriction import TranscriptRestrictionTracker
-from apache_beam.ml.inference.iterative.transcript_restriction import expected_tokens
 from apache_beam.ml.inference.iterative.transcript_restriction import new_restriction
 from apache_beam.ml.inference.iterative.transcript_restriction import remaining_tokens
 from apache_beam.transforms.core import RestrictionProvider
@@ -42,21 +42,34 @@ from apache_beam.utils.timestamp import Duration
 
 __all__ = ['DurableDoFn']
 
-# Until a runner comes back, where it heeds that, as Prism does and the
-# FnApiRunner does not. Longer ones, by the pace of each text, save half of the
-# polls and notice the end of a text too late: 1.1 times the time of the clock
-# for 200 prompts instead of 1.03.
-_POLL_AFTER = Duration(micros=50_000)
-# How long a worker waits once every text was asked for, at least, at most and
-# for each second of the bundle: half of the time where some chunks were due;
-# where none was until one is, and else so long that polling 200 texts costs less
-# than 5 % of a core, with what Beam adds to the time of the bundle. A pace of
-# 0.02 s takes the interpreter from an engine in the process too often: SmolLM2
-# was done after 1.11 times one-shot instead of 1.00 (16 texts, 2 cores).
-_PACE_SECS = (0.08, 0.1)
-_PACE_PER_BUNDLE = 1
-_WAIT_SECS = (0.5, 2.0)
-_WAIT_PER_BUNDLE = 100
+# A chunk that is due so soon is waited for, at most so long in a bundle: it
+# would cost a checkpoint to come back for it. The same before any text has
+# begun, and after a chunk of the bundle, which waits too.
+_NEARLY_SECS = 0.1
+_NOTHING_BEGUN_SECS = 0.25
+_EMITTED_SECS = 0.03
+# Runners that heed the delay of a deferral may come back so much too early.
+_EARLY_SECS = 0.005
+
+
+class _Until(Duration):
+  """The time that is left until a moment, whenever it is asked for.
+
+  Runners count the delay of a deferral from the end of its bundle, which may
+  process many others before that.
+  """
+  def __init__(self, at: float, clock: Callable[[], float]):
+    # Not of Duration, which has a value.
+    self._at = at
+    self._clock = clock
+
+  @property
+  def micros(self):
+    return max(int(1e6 * (self._at - self._clock())), 0)
+
+  def __sub__(self, passed):
+    # RestrictionTrackers take off what has passed since the deferral.
+    return self
 
 
 class DurableDoFn(beam.DoFn, RestrictionProvider):
@@ -89,7 +102,8 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
     self._namespace = namespace
     self._dead_letters = dead_letters
     self._clock = clock
-    self._expected_tokens = expected_tokens(inputs.inference_args)
+    limit = inputs.handler.token_limit(inputs.inference_args)
+    self._expected_tokens = limit or EXPECTED_TOKENS
 
   # The restrictions.
 
@@ -139,20 +153,16 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
     self._lease.release()
 
   def start_bundle(self):
-    self._began = self._clock()
-    self._begun_before = self._steps.begun
-    self._idle = []
+    self._waited = 0.0
     self._has_emitted = False
-    self._is_urgent = False
-    self._came_round = False
-    self._has_no_room = False
 
   def process(self, element, tracker=beam.DoFn.RestrictionParam()):
     restriction = tracker.current_restriction()
     step = self._steps.next(restriction, element)
     if step is None:
-      self._nothing_due(restriction.request_id)
-      tracker.defer_remainder(_POLL_AFTER)
+      step = self._wait_for(restriction, element)
+    if step is None:
+      self._defer(tracker, restriction, has_chunk=False)
       return
     if not tracker.try_claim(step.after):
       # The runner has checkpointed it; the step waits for the next call.
@@ -160,34 +170,50 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
     self._steps.was_claimed(step)
     if step.chunk is not None:
       self._has_emitted = True
-      # Somebody waits for the first and for the last.
-      self._is_urgent |= not step.chunk.index or step.chunk.is_last
       yield from self._outputs(element, step.chunk)
     if not step.after.is_finished:
-      tracker.defer_remainder(_POLL_AFTER)
+      self._defer(tracker, restriction, has_chunk=step.chunk is not None)
 
-  def finish_bundle(self):
-    if not self._came_round:
-      # Others have not been asked for since the last wait.
-      return
-    if self._is_urgent or self._steps.begun > self._begun_before:
-      return
-    took = self._clock() - self._began
-    if self._has_emitted:
-      self._texts.pause(_within(_PACE_SECS, _PACE_PER_BUNDLE * took))
-      return
-    room = self._options.max_in_flight if self._has_no_room else None
-    self._texts.wait(
-        self._idle, _within(_WAIT_SECS, _WAIT_PER_BUNDLE * took), room)
+  def _defer(self, tracker, restriction, has_chunk):
+    back_at = self._steps.goes(restriction.request_id, has_chunk)
+    tracker.defer_remainder(_Until(back_at, self._clock))
 
-  def _nothing_due(self, request_id):
+  def _wait_for(self, restriction, element):
+    """Its step, if a chunk is nearly there or the runner did not heed a delay.
+
+    Texts that were not submitted before do not wait: others have to be too.
+    """
+    request_id = restriction.request_id
+    back_at, now = self._texts.back_at(request_id), self._clock()
     text = self._texts.get(request_id)
+    if back_at is None:
+      return None
+    until = now + self._longest_wait() - self._waited
+    if text is not None and now < back_at - _EARLY_SECS:
+      until = back_at + _NEARLY_SECS
     if text is None:
-      self._has_no_room = True
-    else:
-      self._idle.append(text)
-    if self._texts.was_idle(request_id):
-      self._came_round = True
+      self._sleep(min(back_at, until))
+      return self._steps.next(restriction, element)
+    step = None
+    while step is None:
+      due = self._texts.pace.due_at(text, self._clock())
+      if due > until:
+        break
+      self._sleep(due)
+      step = self._steps.next(restriction, element)
+    return step
+
+  def _sleep(self, until):
+    seconds = max(until - self._clock(), 0)
+    self._waited += seconds
+    time.sleep(seconds)
+
+  def _longest_wait(self):
+    if self._has_emitted:
+      return _EMITTED_SECS
+    if self._texts.queued == len(self._texts):
+      return _NOTHING_BEGUN_SECS
+    return _NEARLY_SECS
 
   def _outputs(self, element, chunk):
     yield self._inputs.with_key(element, chunk)
@@ -195,8 +221,3 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
       # As ParDo.with_exception_handling has it.
       failed = ([element], (RuntimeError, chunk.error, [chunk.error]))
       yield beam.pvalue.TaggedOutput(FAILED, failed)
-
-
-def _within(bounds, value):
-  least, most = bounds
-  return min(max(value, least), most)

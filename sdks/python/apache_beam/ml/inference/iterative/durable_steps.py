@@ -101,6 +101,7 @@ class DurableSteps:
     self._metrics = metrics
     self._clock = clock
     self._wall_clock = wall_clock
+    self._limit = inputs.handler.token_limit(inputs.inference_args)
     self.begun = 0
 
   def next(
@@ -129,6 +130,7 @@ class DurableSteps:
       text.prepared = None
       text.claim = step.after.claim
       if step.after.is_finished:
+        self._metrics.checkpoints(text.checkpoints)
         self._texts.drop(text)
     self._metrics.count('retries', step.is_retry)
     if chunk is not None and step.delta is not None:
@@ -136,6 +138,20 @@ class DurableSteps:
     elif chunk is not None:
       self._metrics.count('chunks')
       self._metrics.last(chunk)
+
+  def goes(self, request_id: str, has_chunk: bool) -> float:
+    """What is left of a text goes back to the runner: a checkpoint of it.
+
+    Returns:
+      When it should come back, in seconds of clock.
+    """
+    self._metrics.count('checkpoints')
+    self._metrics.count('empty_checkpoints', not has_chunk)
+    text = self._texts.get(request_id)
+    if text is None:
+      return self._texts.has_no_room(
+          request_id, self._options.max_in_flight, self._limit)
+    return self._texts.goes(text, has_chunk)
 
   def _begin(self, restriction, element):
     most = self._options.max_in_flight
@@ -145,7 +161,9 @@ class DurableSteps:
         self._stream(restriction, element),
         restriction,
         self._lease.session(),
-        self._clock())
+        self._clock(),
+        self._options,
+        self._limit)
     if not self._texts.add(text, most):
       return None
     error = self._submit(restriction, element, text)
@@ -168,7 +186,7 @@ class DurableSteps:
     except ValueError as e:
       self._texts.forget(text)
       return f'invalid: {e}'
-    text.stream.was_submitted()
+    text.was_submitted(self._clock())
     self._metrics.count('resumed', bool(restriction.tokens))
     return None
 
@@ -209,8 +227,7 @@ class DurableSteps:
     stream = text.stream
     made_before, was_queued = stream.last_made, stream.first_made is None
     chunk = stream.take(delta)
-    if was_queued and stream.first_made is not None:
-      self._texts.has_begun()
+    self._texts.took(text, delta, was_queued)
     if self._options.stop_when is None:
       # Nobody asks for them; they take 36 bytes each here, 3 when packed.
       stream.transcript = dataclasses.replace(stream.transcript, token_ids=())

@@ -46,10 +46,10 @@ _KEYS = itertools.count()
 
 class _Handler(ClockModelHandler):
   """Keeps the sessions that it opens; they have the clock of the test."""
-  def __init__(self, tokens, clock, session_type=ClockSession):
-    super().__init__(tokens, rate=20)
+  def __init__(self, tokens, clock, session_type=ClockSession, rate=20):
+    super().__init__(tokens, rate)
     self.sessions = []
-    self._open = lambda: session_type(tokens, 20, clock)
+    self._open = lambda: session_type(tokens, rate, clock)
 
   def open_session(self):
     self.sessions.append(self._open())
@@ -87,9 +87,15 @@ class DurableStepsTest(unittest.TestCase):
   def clock(self):
     return self.now
 
-  def worker(self, tokens=64, args=None, session_type=ClockSession, **options):
+  def worker(
+      self,
+      tokens=64,
+      args=None,
+      session_type=ClockSession,
+      rate=20,
+      **options):
     """A process of its own: its sessions, and what it knows of its texts."""
-    handler = _Handler(tokens, self.clock, session_type)
+    handler = _Handler(tokens, self.clock, session_type, rate)
     texts = TextsInFlight(self.clock)
     lease = registry.acquire(f'test {next(_KEYS)}', handler.open_session)
     self.leases.append(lease)
@@ -370,6 +376,30 @@ class DurableStepsTest(unittest.TestCase):
     self.assertFalse(session.knows('gone'))
     self.assertTrue(session.knows('here'))
 
+  @settings(max_examples=50, deadline=None)
+  @given(
+      st.floats(8.0, 100.0),
+      st.integers(1, 200),
+      st.lists(st.floats(0.0, 0.5), min_size=1, max_size=9))
+  def test_checkpoints_are_bounded(self, rate, tokens, lates):
+    """At any pace, on a runner that comes back at any time after the delay."""
+    self.now = 1000.0
+    steps = self.worker(tokens, rate=rate)
+    restriction, lates = self.restriction(), itertools.cycle(lates)
+    chunks = []
+    while not restriction.is_finished:
+      chunk, restriction = self.advance(steps, restriction)
+      chunks += [chunk] if chunk else []
+      text = steps.texts.get('a')
+      if text is not None:
+        back_at = steps.goes('a', chunk is not None)
+        # What is owed, longer chunks make up for.
+        owed = max(text.owed, 0) / 8
+        self.assertLessEqual(
+            text.checkpoints, restriction.tokens / 8 + 2 + owed)
+        self.now = max(back_at, self.now) + next(lates)
+    self.check(chunks, tokens)
+
   def test_a_resumed_text_has_a_seed_of_its_own(self):
     seeds = []
 
@@ -389,28 +419,6 @@ class DurableStepsTest(unittest.TestCase):
     self.assertEqual(seed_at(7, 0), 7)
     derived = {seed_at(seed, index) for seed in (7, 8) for index in range(100)}
     self.assertEqual(len(derived), 200)
-
-
-class WaitTest(unittest.TestCase):
-  def setUp(self):
-    self.now, self.slept = 0.0, []
-    self.texts = TextsInFlight(lambda: self.now, self.sleep)
-
-  def sleep(self, seconds):
-    self.slept.append(seconds)
-    self.now += seconds
-
-  def test_waits_once_everyone_was_asked(self):
-    ids = [str(i) for i in range(5)]
-    self.assertEqual([self.texts.was_idle(i) for i in ids], 5 * [False])
-    self.assertTrue(self.texts.was_idle(random.choice(ids)))
-    self.texts.wait([], 0.5)
-    self.assertAlmostEqual(self.now, 0.5)
-    self.assertEqual([self.texts.was_idle(i) for i in ids], 5 * [False])
-
-  def test_ends_when_there_is_room(self):
-    self.texts.wait([], 10, room=1)
-    self.assertLess(self.now, 0.1)
 
 
 if __name__ == '__main__':

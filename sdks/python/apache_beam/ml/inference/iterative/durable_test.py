@@ -24,6 +24,7 @@ import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
 from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import RunInference
+from apache_beam.ml.inference.iterative import durable
 from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
 from apache_beam.ml.inference.iterative.clock_session import ClockSession
 from apache_beam.ml.inference.iterative.clock_session import clock_text
@@ -41,6 +42,7 @@ from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import window
+from apache_beam.utils.timestamp import Duration
 
 _PROMPTS = ['red', 'green', 'blue', 'yellow', 'black']
 
@@ -138,6 +140,33 @@ class DurableTest(unittest.TestCase):
     # At most a chunk for 4 tokens, beside the first and the last.
     self.assertLessEqual(self.count(result, 'chunks'), 5 * (20 / 4 + 2))
 
+  def test_checkpoints_are_few(self):
+    for rate in (12, 20):
+      with _pipeline() as p:
+        _ = (
+            p | beam.Create(_PROMPTS)
+            | RunInference(
+                ClockModelHandler(tokens=64, rate=rate),
+                iterative=IterativeOptions(mode='durable')))
+      found = p.result.metrics().query(
+          MetricsFilter().with_name('checkpoints_per_input'))['distributions']
+      checkpoints, = (metric.committed for metric in found)
+      self.assertEqual(checkpoints.count, 5)
+      self.assertLessEqual(checkpoints.max, 64 / 8 + 2)
+      # Each was deferred at its submission, and that counts as well.
+      self.assertGreaterEqual(self.count(p.result, 'empty_checkpoints'), 5)
+
+  def test_a_delay_counts_from_when_it_is_read(self):
+    now = 5.0
+    delay = durable._Until(7.0, lambda: now)
+    delay -= Duration(1)
+    self.assertIsInstance(delay, Duration)
+    self.assertEqual(delay.micros, 2_000_000)
+    now = 6.5
+    self.assertEqual(delay.micros, 500_000)
+    now = 8.0
+    self.assertEqual(delay.micros, 0)
+
   def test_equal_inputs_are_two(self):
     with _pipeline() as p:
       chunks = p | beam.Create(['red', 'red']) | _infer()
@@ -227,8 +256,9 @@ class DurableTest(unittest.TestCase):
       assert_that(texts, equal_to(_PROMPTS))
 
   def test_a_bundle_that_is_tried_again(self):
-    # This runner processes each bundle three times, and keeps the last.
-    self.run_and_check(fn_runner.FnApiRunner(bundle_repeat=3))
+    # Three times each, of which this runner keeps the last. (A text is submitted
+    # again the second time, and its chunk is there the third time.)
+    self.run_and_check(fn_runner.FnApiRunner(bundle_repeat=2))
 
   def test_an_engine_that_dies(self):
     _MortalSession.tokens_until_death = 30

@@ -53,6 +53,25 @@ class SupportsSessions(abc.ABC):
     """
     return example
 
+  def token_limit(self, inference_args: Mapping[str, Any]) -> int | None:
+    """The most tokens that are made for an input, if that is known."""
+    for name in ('max_new_tokens', 'max_completion_tokens', 'max_tokens'):
+      limit = inference_args.get(name)
+      if isinstance(limit, int) and limit > 0:
+        return limit
+    return None
+
+  def check_session_args(self, inference_args: Mapping[str, Any]) -> None:
+    """Refuses what sessions do not take, when the pipeline is built.
+
+    For what validate_inference_args lets pass, because the handler's results
+    without sessions can have it.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if one is unknown or out of range; the message names it.
+    """
+
   def session_model_id(self) -> str | None:
     """What the last chunk names as its model."""
     return None

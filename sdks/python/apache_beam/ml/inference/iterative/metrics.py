@@ -37,6 +37,9 @@ class IterativeMetrics:
     inter_token_msec: that over the tokens of the later one.
   - tokens, chunks, num_inferences, cancelled, resumed, retries.
   - errors, and errors_KIND for each kind of them.
+  - checkpoints: of the restrictions of durable inputs; empty_checkpoints: those
+    of them without a chunk; checkpoints_per_input: of each input that ended, in
+    the process where it did.
   - in_flight: inputs that are generated for, at each submission; queued: those
     of them without a token yet.
   """
@@ -79,6 +82,10 @@ class IterativeMetrics:
       self._msec('inter_token_msec', between / delta.tokens)
     if chunk.is_last:
       self.last(chunk)
+
+  def checkpoints(self, n: int) -> None:
+    """A durable input ended after so many."""
+    self._update('checkpoints_per_input', n)
 
   def last(self, chunk: Chunk) -> None:
     """Counts how an input ended."""

@@ -17,10 +17,18 @@
 
 """Prompts and sampling parameters of OpenAI-compatible servers."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ['check_args', 'check_prompt', 'stop_strings', 'token_limit']
+__all__ = [
+    'check_args',
+    'check_int',
+    'check_number',
+    'check_prompt',
+    'stop_strings',
+    'token_limit',
+]
 
 # OpenAI's own default for completions. It is sent, so that a call which goes on
 # from a transcript has a limit too.
@@ -49,7 +57,9 @@ _NOT_IN_EXTRA_BODY = frozenset((
     'echo',
     'stop',
     'max_tokens',
-    'max_completion_tokens'))
+    'max_completion_tokens',
+    'extra_body',
+    'return_token_ids'))
 
 
 def check_args(endpoint: str, args: Mapping[str, Any]) -> None:
@@ -66,7 +76,7 @@ def check_args(endpoint: str, args: Mapping[str, Any]) -> None:
           f'inference_args: unknown argument {name!r}. Known for {endpoint} '
           f'are {", ".join(known)}; what only this server knows goes into '
           'extra_body.')
-    _CHECKS.get(name, _check_number)(name, value)
+    _check(name, value)
 
 
 def check_prompt(endpoint: str, prompt: Any) -> None:
@@ -101,39 +111,39 @@ def stop_strings(args: Mapping[str, Any]) -> tuple[str, ...]:
   return (stop, ) if isinstance(stop, str) else tuple(stop)
 
 
-def _is_int(value: Any) -> bool:
-  return isinstance(value, int) and not isinstance(value, bool)
+def check_int(name: str, value: Any, least: int) -> None:
+  """Raises TypeError or ValueError unless it is an int from least."""
+  _check_any_int(name, value)
+  if value < least:
+    raise ValueError(
+        f'inference_args: {name}={value!r} must be at least {least}.')
 
 
-def _check_number(name: str, value: Any) -> None:
-  if value is None:
-    return
+def check_number(name: str, value: Any, low: float, high: float) -> None:
+  """Raises TypeError or ValueError unless it is a number from low to high."""
   if not isinstance(value, (int, float)) or isinstance(value, bool):
     raise TypeError(f'inference_args: {name}={value!r} must be a number.')
-  low, high = _NUMBERS[name]
   if not low <= value <= high:
     raise ValueError(
         f'inference_args: {name}={value!r} must be from {low} to {high}.')
 
 
-def _check_limit(name: str, value: Any) -> None:
-  if value is None:
-    return
+def _check(name: str, value: Any) -> None:
+  if value is not None:
+    _CHECKS[name](name, value)
+
+
+def _is_int(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_any_int(name: str, value: Any) -> None:
   if not _is_int(value):
-    raise TypeError(f'inference_args: {name}={value!r} must be an int.')
-  if value < 0:
-    raise ValueError(f'inference_args: {name}={value!r} must not be negative.')
-
-
-def _check_seed(name: str, value: Any) -> None:
-  if value is not None and not _is_int(value):
     raise TypeError(f'inference_args: {name}={value!r} must be an int.')
 
 
 def _check_stop(name: str, value: Any) -> None:
   values = [value] if isinstance(value, str) else value
-  if value is None:
-    return
   if not isinstance(values, (list, tuple)) or not all(isinstance(v, str)
                                                       for v in values):
     raise TypeError(
@@ -143,19 +153,17 @@ def _check_stop(name: str, value: Any) -> None:
 
 
 def _check_bias(name: str, value: Any) -> None:
-  if value is not None and not isinstance(value, Mapping):
+  if not isinstance(value, Mapping):
     raise TypeError(
         f'inference_args: {name}={value!r} must map token ids to numbers.')
 
 
 def _check_user(name: str, value: Any) -> None:
-  if value is not None and not isinstance(value, str):
+  if not isinstance(value, str):
     raise TypeError(f'inference_args: {name}={value!r} must be a str.')
 
 
 def _check_extra_body(name: str, value: Any) -> None:
-  if value is None:
-    return
   if not isinstance(value, Mapping):
     raise TypeError(f'inference_args: {name}={value!r} must be a dict.')
   taken = sorted(_NOT_IN_EXTRA_BODY & set(value))
@@ -163,13 +171,20 @@ def _check_extra_body(name: str, value: Any) -> None:
     raise ValueError(
         f'inference_args: {name} holds {", ".join(taken)}, which Beam sets, or '
         'which is not for one text per input.')
+  for known in sorted(_CHECKS.keys() & value.keys()):
+    _check(known, value[known])
 
 
+_check_limit = functools.partial(check_int, least=0)
 _CHECKS = {
+    **{
+        name: functools.partial(check_number, low=low, high=high)
+        for name, (low, high) in _NUMBERS.items()
+    },
     'max_tokens': _check_limit,
     'max_completion_tokens': _check_limit,
     'stop': _check_stop,
-    'seed': _check_seed,
+    'seed': _check_any_int,
     'logit_bias': _check_bias,
     'user': _check_user,
     'extra_body': _check_extra_body,

@@ -131,7 +131,11 @@ def request_body(
       # vLLM's names.
       body['add_generation_prompt'] = False
       body['continue_final_message'] = True
-  return {**body, **(args.get('extra_body') or {})}
+  extra = dict(args.get('extra_body') or {})
+  if extra.get('min_tokens'):
+    # Servers count from the transcript's end.
+    extra['min_tokens'] = max(0, extra['min_tokens'] - transcript.tokens)
+  return {**body, **extra}
 
 
 def read_event(data: bytes) -> Event:
@@ -225,7 +229,3 @@ def _finish_reason(reason: str | None) -> str | None:
 def _shown(data: bytes) -> str:
   return repr(
       data[:80].decode(errors='replace')) + ('...' if len(data) > 80 else '')
-
-
-def _is_int(value: Any) -> bool:
-  return isinstance(value, int) and not isinstance(value, bool)

@@ -72,7 +72,10 @@ class BackoffTest(unittest.TestCase):
 
 class EventReaderTest(unittest.TestCase):
   @given(
-      st.lists(st.text(st.characters(exclude_characters='\r\n'))),
+      st.lists(
+          st.text(
+              st.characters(
+                  exclude_categories=['Cs'], exclude_characters='\r\n'))),
       st.sampled_from(['\n', '\r', '\r\n']),
       CUTS)
   def test_events_are_whole_however_bytes_are_cut(self, texts, newline, cuts):
@@ -184,10 +187,15 @@ class ProtocolTest(unittest.TestCase):
         ('top_p', float('nan'), ValueError), ('stop', '', ValueError),
         ('stop', [3], TypeError), ('seed', 'x', TypeError),
         ('logit_bias', 1, TypeError), ('user', 1, TypeError),
-        ('extra_body', 1, TypeError), ('extra_body', {'n': 2}, ValueError)):
+        ('extra_body', 1, TypeError), ('extra_body', {'n': 2}, ValueError),
+        ('extra_body', {'extra_body': {}}, ValueError),
+        ('extra_body', {'return_token_ids': False}, ValueError)):
       with self.subTest(name=name, value=value):
         with self.assertRaisesRegex(error, name):
           openai_arguments.check_args('completions', {name: value})
+    # What it holds is checked too.
+    with self.assertRaisesRegex(ValueError, 'top_p=2 must be'):
+      openai_arguments.check_args('chat', {'extra_body': {'top_p': 2}})
 
   def test_bodies_go_on_from_a_transcript(self):
     body = openai_protocol.request_body
@@ -217,6 +225,10 @@ class ProtocolTest(unittest.TestCase):
                          chat['max_completion_tokens'],
                          chat['continue_final_message'],
                          chat['add_generation_prompt']))
+    # As many tokens as there were before count for it too.
+    for least, rest in ((9, 5), (3, 0)):
+      least = body('chat', 'hi', {'extra_body': {'min_tokens': least}}, before)
+      self.assertEqual(rest, least['min_tokens'])
     self.assertNotIn('max_tokens', body('chat', 'hi', {}, Transcript()))
     self.assertEqual(
         16, body('completions', 'hi', {}, Transcript())['max_tokens'])

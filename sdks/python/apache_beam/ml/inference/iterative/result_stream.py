@@ -72,10 +72,10 @@ class ResultStream:
     if self.submitted is None:
       self.submitted = self._last_news
 
-  def is_ready(self, delta: Delta) -> bool:
-    """Whether a chunk is due; for ``Session.poll``."""
+  def is_ready(self, delta: Delta, more: int = 0) -> bool:
+    """Whether a chunk is due, so many tokens longer; for ``Session.poll``."""
     return (
-        self.index == 0 or delta.tokens >= self._options.chunk_tokens or
+        self.index == 0 or delta.tokens >= self._options.chunk_tokens + more or
         self._clock() - delta.started >= self._options.chunk_secs)
 
   def take(self, delta: Delta) -> Chunk:

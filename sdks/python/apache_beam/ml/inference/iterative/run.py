@@ -107,6 +107,10 @@ def _check(transform, pcoll):
         'OpenAICompletionsModelHandler, OpenAIChatModelHandler, the VLLM '
         'handlers, and with a generator function of yours in a '
         'GeneratorModelHandler.')
+  try:
+    inner.check_session_args(transform._inference_args or {})
+  except (TypeError, ValueError) as e:
+    raise type(e)(f'{label}: {e}') from None
   refused = {
       'a postprocessing function': bool(handler.get_postprocess_fns()),
       'monitoring_transform': transform._monitoring_transform is not None,

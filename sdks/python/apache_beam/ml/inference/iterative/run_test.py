@@ -108,6 +108,16 @@ class RefusedTest(unittest.TestCase):
           'smart_bucketing',
           batching_options=BatchingOptions())
 
+  def test_arguments_that_sessions_do_not_take(self):
+    class Picky(GeneratorModelHandler):
+      def check_session_args(self, inference_args):
+        raise ValueError(f'inference_args: {inference_args} is too much.')
+
+    self.assert_refused(
+        r"inference_args: \{'n': 2\} is too much",
+        Picky(lambda: None, letters),
+        inference_args={'n': 2})
+
   def test_unknown_arguments(self):
     with self.assertRaisesRegex(TypeError, "Did you mean 'inference_args'"):
       build(handler(), EXPERIMENT, inference_arg={})

@@ -22,13 +22,17 @@ known of a text beside its restriction has to outlive it: it belongs to the
 session, and is shared by all that use that.
 """
 
+import itertools
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from collections.abc import Hashable
-from collections.abc import Iterable
 
+from apache_beam.ml.inference.iterative.durable_pace import Pace
+from apache_beam.ml.inference.iterative.durable_pace import Returns
+from apache_beam.ml.inference.iterative.durable_pace import WaitingRoom
+from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.result_stream import ResultStream
 from apache_beam.ml.inference.iterative.session import Delta
 from apache_beam.ml.inference.iterative.session import Session
@@ -39,10 +43,6 @@ __all__ = ['TextInFlight', 'TextsInFlight', 'texts_in_flight']
 
 # A text that was not asked for so long went to another worker.
 _FORGET_SECS = 600.0
-# Between two looks for a chunk that is ready, at least, so that an engine that
-# makes a token now and then does not keep a waiting worker busy.
-_LOOK_SECS = 0.02
-_LONGEST_LOOK_SECS = 0.25
 
 
 class TextInFlight:
@@ -50,14 +50,23 @@ class TextInFlight:
 
   Attributes:
     stream: makes its chunks.
+    options: of its transform.
+    limit: of its tokens, if there is one.
     nonce: of its input.
     claim: of the restriction that the session goes on from.
     packed_ids: the token ids that it has emitted, as a restriction has them.
     session: that it was submitted to.
-    pending: what was taken from the session and is not in a chunk yet.
     prepared: the step that was made of it and is not claimed yet.
     retry_at: when to submit it again, if its engine was lost.
     polled_at: when it was last asked for.
+    submitted: to that session, when.
+    taken_until: when the newest token that was taken was made, since then.
+    token_secs: of a token of its last chunk.
+    waiting: what the session has for it, and too little for a chunk.
+    back_at: when it should come back, if it went.
+    checkpoints: how often it went.
+    owed: tokens by which chunks must be longer, to make up for those times that
+      had no chunk; less than none if they were longer.
   """
   __slots__ = (
       'stream',
@@ -65,54 +74,99 @@ class TextInFlight:
       'claim',
       'packed_ids',
       'session',
-      'pending',
+      'options',
+      'limit',
       'prepared',
       'retry_at',
-      'polled_at')
+      'polled_at',
+      'submitted',
+      'taken_until',
+      'token_secs',
+      'waiting',
+      'back_at',
+      'checkpoints',
+      'owed')
 
   def __init__(
       self,
       stream: ResultStream,
       restriction: TranscriptRestriction,
       session: Session,
-      now: float):
+      now: float,
+      options: IterativeOptions,
+      limit: int | None = None):
     self.stream = stream
+    self.options = options
+    self.limit = limit
     self.nonce = restriction.nonce
     self.claim = restriction.claim
     self.packed_ids = unpack(restriction.packed)[1]
     self.session = session
-    self.pending: Delta | None = None
     self.prepared = None
     self.retry_at: float | None = None
     self.polled_at = now
+    self.submitted = now
+    self.taken_until: float | None = None
+    self.token_secs: float | None = None
+    self.waiting: Delta | None = None
+    self.back_at: float | None = None
+    self.checkpoints = 0
+    # The first time has none: it is submitted.
+    self.owed = -options.chunk_tokens
 
   @property
   def request_id(self) -> str:
     return self.stream.request_id
 
+  def was_submitted(self, now: float) -> None:
+    self.submitted = now
+    self.taken_until = self.waiting = None
+    self.stream.was_submitted()
+
   def poll(self, now: float) -> Delta | None:
     """What is due; an error that is lost if the session has gone."""
     self.polled_at = now
-    delta, self.pending = self.pending, None
-    if delta is not None:
-      return delta
+    self.waiting = None
     try:
-      delta = self.session.poll(self.request_id, ready=self.stream.is_ready)
+      delta = self.session.poll(self.request_id, ready=self._is_ready)
     except KeyError:
       return _lost('the session does not know the request any more')
-    if delta is None and not self.session.is_alive:
+    if delta is not None:
+      self.waiting = None
+    elif not self.session.is_alive:
       return _lost('the session has died')
     return delta
 
-  def is_due(self, now: float) -> bool:
-    """Whether there is something to do for it."""
-    if self.retry_at is not None:
-      return now >= self.retry_at
-    if self.prepared is None and self.pending is None:
-      self.pending = self.poll(now)
-    return (
-        self.prepared is not None or self.pending is not None or
-        self.stream.overdue() is not None)
+  def took(self, delta: Delta) -> None:
+    """A chunk is made of it."""
+    if not delta.tokens:
+      return
+    if self.taken_until is not None:
+      self.token_secs = (delta.made - self.taken_until) / delta.tokens
+    elif delta.tokens > 1:
+      self.token_secs = (delta.made - delta.started) / (delta.tokens - 1)
+    self.taken_until = delta.made
+    self.owed -= max(delta.tokens - self.options.chunk_tokens, 0)
+
+  def newest(self) -> float | None:
+    """When the newest token since its submission was made, if any was seen."""
+    return self.taken_until if self.waiting is None else self.waiting.made
+
+  def tokens_to_come(self) -> int:
+    """How many must be made until a chunk is due."""
+    waiting = 0 if self.waiting is None else self.waiting.tokens
+    if not self.stream.index:
+      return 1
+    wanted = self.options.chunk_tokens + max(self.owed, 0)
+    if self.limit is not None:
+      left = self.limit - self.stream.transcript.tokens
+      if left > 0:
+        wanted = min(wanted, left)
+    return max(wanted - waiting, 0)
+
+  def _is_ready(self, delta):
+    self.waiting = delta
+    return self.stream.is_ready(delta, max(self.owed, 0))
 
 
 def _lost(why):
@@ -120,25 +174,24 @@ def _lost(why):
 
 
 class TextsInFlight:
-  """All texts of a session, and when to wait for them.
+  """All texts of a session, and when they come back.
 
   Args:
     clock: of ``time.monotonic``.
-    sleep: of ``time.sleep``.
+
+  Attributes:
+    queued: how many were submitted and have no token yet.
+    pace: of the engine.
   """
-  def __init__(
-      self,
-      clock: Callable[[], float] = time.monotonic,
-      sleep: Callable[[float], None] = time.sleep):
+  def __init__(self, clock: Callable[[], float] = time.monotonic):
     self._clock = clock
-    self._sleep = sleep
     self._lock = threading.Lock()
     self._texts: dict[str, TextInFlight] = {}
-    # Those that had nothing to emit since a worker last waited.
-    self._idle: set[str] = set()
     self._swept = clock()
-    # Submitted, and without a token yet.
     self.queued = 0
+    self.pace = Pace()
+    self._returns = Returns()
+    self._room = WaitingRoom()
 
   def __len__(self) -> int:
     return len(self._texts)
@@ -153,72 +206,71 @@ class TextsInFlight:
         return False
       self._texts[text.request_id] = text
       self.queued += text.stream.first_made is None
+    text.checkpoints = self._room.leaves(text.request_id)
+    text.owed += text.checkpoints * text.options.chunk_tokens
     self._sweep()
     return True
-
-  def has_begun(self) -> None:
-    """A text has its first token."""
-    with self._lock:
-      self.queued -= 1
 
   def forget(self, text: TextInFlight) -> None:
     with self._lock:
       if self._texts.get(text.request_id) is text:
         del self._texts[text.request_id]
         self.queued -= text.stream.first_made is None
+        if text.taken_until is not None:
+          self._room.ended(self._clock() - text.submitted)
 
   def drop(self, text: TextInFlight) -> None:
     """Forgets a text, and stops the engine's work for it if there is any."""
     self.forget(text)
     text.session.cancel(text.request_id)
 
-  def was_idle(self, request_id: str) -> bool:
-    """Notes that there was nothing to emit.
+  def took(self, text: TextInFlight, delta: Delta, is_first: bool) -> None:
+    """A chunk was made of what a text had."""
+    text.took(delta)
+    if is_first and delta.tokens:
+      self.pace.first(delta.started - text.submitted)
+      with self._lock:
+        self.queued -= 1
+    if text.token_secs is not None:
+      self.pace.token(text.token_secs)
 
-    Returns:
-      Whether that was so before, since a worker last waited: then each text
-      was asked for, and it is time to wait.
-    """
-    if request_id in self._idle:
-      return True
-    self._idle.add(request_id)
-    return False
+  def goes(self, text: TextInFlight, has_chunk: bool) -> float:
+    """A text is left to the runner; returns when it should come back."""
+    text.checkpoints += 1
+    if not has_chunk:
+      text.owed += text.options.chunk_tokens
+    now = self._clock()
+    due = self.pace.due_at(text, now)
+    if text.newest() is None:
+      # Nobody knows when it begins.
+      text.back_at = self._returns.at(due, now, late=due - now)
+    else:
+      text.back_at = self._returns.at(due, now)
+    return text.back_at
 
-  def pause(self, seconds: float) -> None:
-    self._sleep(seconds)
-    self._idle.clear()
+  def back_at(self, request_id: str) -> float | None:
+    """When a text should come back that went, in flight or not."""
+    text = self._texts.get(request_id)
+    return self._room.back_at(request_id) if text is None else text.back_at
 
-  def wait(
-      self,
-      texts: Iterable[TextInFlight],
-      seconds: float,
-      room: int | None = None) -> None:
-    """Waits until one of the texts is due, at most so many seconds.
+  def has_no_room(
+      self, request_id: str, places: int, limit: int | None) -> float:
+    """Returns when a text should come back for one of so many places.
 
     Args:
-      texts: those of a bundle.
-      room: also until fewer are in flight than that, if given.
+      limit: of the tokens of a text, if it is known.
     """
-    deadline = self._clock() + seconds
-    texts = list(texts)
-    session = texts[0].session if texts else None
-    look = _LOOK_SECS
-    while True:
-      left = deadline - self._clock()
-      if left <= 0:
-        break
-      self._sleep(min(look, left))
-      begun = self._clock()
-      if any(text.is_due(begun) for text in texts):
-        break
-      if room is not None and len(self._texts) < room:
-        break
-      # Looking costs at most a twentieth of the time.
-      look = max(_LOOK_SECS, 20 * (self._clock() - begun))
-      left = deadline - self._clock()
-      if session is not None and left > 0:
-        session.wait(min(left, _LONGEST_LOOK_SECS))
-    self._idle.clear()
+    now = self._clock()
+    before = self._room.comes(request_id, now)
+    longest = None if limit is None else limit * self.pace.token_secs
+    with self._lock:
+      # In the order in which they were submitted, so that it is the next to end.
+      text = next(
+          itertools.islice(self._texts.values(), before % places, None), None)
+    begun = now if text is None else text.submitted
+    due = self._room.comes_back(
+        request_id, begun, 1 + before // places, now, longest)
+    return self._returns.at(due, now)
 
   def _sweep(self):
     """Cancels what no input of this worker asks for any more."""
@@ -231,6 +283,7 @@ class TextsInFlight:
           text for text in self._texts.values()
           if now - text.polled_at > _FORGET_SECS
       ]
+    self._room.sweep(now - _FORGET_SECS)
     for text in gone:
       self.drop(text)
 

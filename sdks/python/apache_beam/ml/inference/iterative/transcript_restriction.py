@@ -22,7 +22,6 @@ import random
 import time
 import zlib
 from collections.abc import Callable
-from typing import Any
 
 from apache_beam import coders
 from apache_beam.coders import coder_impl
@@ -316,12 +315,3 @@ class _CoderImpl(coder_impl.StreamCoderImpl):
         error,
         bool(flags & _CANCELLED),
         bool(flags & _FINISHED))
-
-
-def expected_tokens(inference_args: Any) -> int:
-  """The limit of tokens among the inference args, by its usual names."""
-  for name in ('max_new_tokens', 'max_completion_tokens', 'max_tokens'):
-    limit = inference_args.get(name)
-    if isinstance(limit, int) and limit > 0:
-      return limit
-  return EXPECTED_TOKENS

@@ -28,7 +28,6 @@ from apache_beam.ml.inference.iterative.session import Transcript
 from apache_beam.ml.inference.iterative.transcript_restriction import TranscriptRestriction
 from apache_beam.ml.inference.iterative.transcript_restriction import TranscriptRestrictionCoder
 from apache_beam.ml.inference.iterative.transcript_restriction import TranscriptRestrictionTracker
-from apache_beam.ml.inference.iterative.transcript_restriction import expected_tokens
 from apache_beam.ml.inference.iterative.transcript_restriction import new_restriction
 from apache_beam.ml.inference.iterative.transcript_restriction import pack
 from apache_beam.ml.inference.iterative.transcript_restriction import pack_ids
@@ -172,11 +171,6 @@ class TrackerTest(unittest.TestCase):
     self.assertEqual(remaining_tokens(longer, 100), 1)
     done = dataclasses.replace(longer, is_finished=True)
     self.assertEqual(remaining_tokens(done, 100), 0)
-
-  def test_expects_what_the_arguments_allow(self):
-    self.assertEqual(expected_tokens({'max_new_tokens': 7}), 7)
-    self.assertEqual(expected_tokens({'max_tokens': 8, 'top_p': 1}), 8)
-    self.assertEqual(expected_tokens({'max_tokens': None}), 256)
 
 
 if __name__ == '__main__':

@@ -22,8 +22,10 @@ import unittest
 from unittest import mock
 
 import apache_beam as beam
+from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.ml.inference.iterative import registry
+from apache_beam.ml.inference.iterative import vllm_arguments
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.session import Delta
 from apache_beam.ml.inference.iterative.session import Request
@@ -42,6 +44,14 @@ try:
 except (ImportError, AttributeError):
   # Other tests put a mock in the place of a missing openai.
   raise unittest.SkipTest('openai is not installed.')
+
+
+def build(handler, inference_args, **kwargs):
+  """Builds a pipeline that is not run."""
+  p = beam.Pipeline(
+      options=PipelineOptions(['--experiments=iterative_inference']))
+  _ = p | beam.Create(['a']) | 'Infer' >> RunInference(
+      handler, inference_args=inference_args, **kwargs)
 
 
 class ServerProcess:
@@ -159,6 +169,69 @@ class VLLMSessionTest(unittest.TestCase):
     self.assertEqual((text, token_ids), (whole.text, list(whole.token_ids)))
     with self.assertRaisesRegex(ValueError, 'empty'):
       handler.prompt_of([])
+
+  def test_arguments_that_vllm_does_not_take_are_refused_when_built(self):
+    completions = vllm_inference.VLLMCompletionsModelHandler('test')
+    chat = vllm_inference.VLLMChatModelHandler('test')
+    keyed = KeyedModelHandler(completions).with_preprocess_fn(lambda x: x)
+    for handler, args, error in (
+        (completions, {'top_k': 3}, "unknown argument 'top_k'.*extra_body"),
+        (completions, {'max_completion_tokens': 3}, 'max_completion_tokens'),
+        (completions, {'extra_body': {'top_k': -2}}, 'top_k=-2 must be'),
+        (keyed, {'max_token': 3}, "unknown argument 'max_token'"),
+        (chat, {'temperature': 2.5}, 'temperature=2.5 must be from 0 to 2'),
+    ):
+      with self.subTest(args=args):
+        with self.assertRaisesRegex(ValueError, f'^Infer: .*{error}'):
+          build(handler, args, iterative=IterativeOptions())
+        # One-shot inference hands them to the server, as before.
+        build(handler, args)
+    with self.assertRaisesRegex(TypeError, "^Infer: .*temperature='hot'"):
+      build(chat, {'temperature': 'hot'}, iterative=IterativeOptions())
+    build(
+        chat, {
+            'max_completion_tokens': 3,
+            'top_p': 0.9,
+            'extra_body': {
+                'top_k': 3
+            }
+        },
+        iterative=IterativeOptions())
+
+  def test_sampling_parameters_of_its_own(self):
+    good = {
+        'top_k': -1,
+        'min_p': 0.1,
+        'repetition_penalty': 1.1,
+        'min_tokens': 3,
+        'ignore_eos': True,
+        'stop_token_ids': [0],
+        'bad_words': ['x'],
+        'seed': 3,
+        'use_beam_search': False,
+        'one_of_a_later_release': 1,
+    }
+    vllm_arguments.check_args('completions', {'extra_body': good})
+    vllm_arguments.check_args('chat', {'extra_body': {'min_tokens': 99}})
+    for name, value, error in (
+        ('top_k', 1.5, TypeError), ('top_k', -2, ValueError),
+        ('min_p', 1.5, ValueError), ('min_p', float('nan'), ValueError),
+        ('repetition_penalty', 0, ValueError),
+        ('repetition_penalty', float('inf'), ValueError),
+        ('min_tokens', -1, ValueError),
+        # More than the default of max_tokens.
+        ('min_tokens', 17, ValueError),
+        ('ignore_eos', 1, TypeError), ('stop_token_ids', 3, TypeError),
+        ('allowed_token_ids', ['x'], TypeError), ('bad_words', [''], ValueError),
+        ('use_beam_search', True, ValueError),
+        ('prompt_logprobs', 1, ValueError), ('top_p', 0, ValueError),
+        ('temperature', 3, ValueError), ('seed', 'x', TypeError)):
+      with self.subTest(name=name, value=value):
+        with self.assertRaisesRegex(error, name):
+          vllm_arguments.check_args(
+              'completions', {'extra_body': {
+                  name: value
+              }})
 
 
 if __name__ == '__main__':

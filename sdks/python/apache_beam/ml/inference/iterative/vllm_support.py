@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from apache_beam.ml.inference.iterative import openai_arguments
+from apache_beam.ml.inference.iterative import vllm_arguments
 from apache_beam.ml.inference.iterative.handler import SupportsSessions
 from apache_beam.ml.inference.iterative.session import Session
 from apache_beam.utils import multi_process_shared
@@ -35,6 +36,10 @@ class VLLMSessions(SupportsSessions):
   The processes of a machine share one server, as without sessions. It is
   stopped when the last of their sessions is closed, and started again if it
   dies; what it was generating is then gone on from.
+
+  inference_args are those of OpenAICompletionsModelHandler and
+  OpenAIChatModelHandler; sampling parameters that only vLLM has, such as top_k
+  and min_p, go into its extra_body.
   """
 
   _endpoint = 'completions'
@@ -59,6 +64,9 @@ class VLLMSessions(SupportsSessions):
       ]
     openai_arguments.check_prompt(self._endpoint, example)
     return example
+
+  def check_session_args(self, inference_args: Mapping[str, Any]) -> None:
+    vllm_arguments.check_args(self._endpoint, inference_args)
 
   def session_model_id(self) -> str:
     return self._model_name
