@@ -62,7 +62,9 @@ class IterativeOptions:
       with the ids of that job, and an engine that can go on from a transcript.
     chunk_tokens: the first chunk of a result comes with its first token, later
       ones hold so many tokens,
-    chunk_secs: or what was made in so many seconds, if that is less.
+    chunk_secs: or what was made in so many seconds, if that is less. Durable
+      chunks are longer where the runner came back for one that was not there,
+      so that a text takes at most tokens / chunk_tokens + 2 checkpoints.
     max_in_flight: how many inputs a worker generates for at the same time,
       at most; more wait.
     request_timeout_secs: an input that takes longer, from its submission, ends
