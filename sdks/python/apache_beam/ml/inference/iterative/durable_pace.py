@@ -108,8 +108,10 @@ class Returns:
     """The time for a text that is due then; at most so much later."""
     with self._lock:
       times = self._times
-      del times[:bisect.bisect_left(times, now)]
-      found = bisect.bisect_left(times, due - _EARLY_SECS)
+      del times[:bisect.bisect_right(times, now)]
+      # At once it would find nothing again.
+      soonest = max(due - _EARLY_SECS, (now + due) / 2)
+      found = bisect.bisect_left(times, soonest)
       if found == len(times) or times[found] > due + late:
         times.insert(found, due)
       return times[found]

@@ -102,7 +102,7 @@ class PaceTest(unittest.TestCase):
 
 
 class ReturnsTest(unittest.TestCase):
-  @given(st.lists(st.floats(0, 10), min_size=1, max_size=40))
+  @given(st.lists(st.floats(0.05, 10), min_size=1, max_size=40))
   def test_texts_come_back_together(self, dues):
     returns = Returns()
     times = [returns.at(due, 0.0) for due in dues]
@@ -113,9 +113,16 @@ class ReturnsTest(unittest.TestCase):
     for one, other in zip(apart, apart[1:]):
       self.assertGreater(other - one, 0.025 - 1e-9)
 
+  def test_no_text_comes_back_at_once(self):
+    returns, now = Returns(), 1.0
+    for _ in range(10):
+      at = returns.at(now + 0.02, now)
+      self.assertGreaterEqual(at - now, 0.01 - 1e-9)
+      now = at
+
   def test_few_bundles_for_texts_that_are_out_of_step(self):
     returns = Returns()
-    times = {returns.at(0.001 * i, 0.0) for i in range(1000)}
+    times = {returns.at(1 + 0.001 * i, 0.0) for i in range(1000)}
     self.assertLessEqual(len(times), 40)
 
   def test_what_has_passed_is_not_waited_for(self):
