@@ -224,8 +224,8 @@ def _prism() -> Path:
   return program
 
 
-@pytest.fixture(name='run_on_prism')
-def _run_on_prism(prism: Path, tmp_path: Path) -> Callable[..., list]:
+@pytest.fixture(name='run_pipeline')
+def _run_pipeline(tmp_path: Path) -> Callable[..., list]:
   """Runs a pipeline's text with flags; returns the JSON lines that it wrote.
 
   The path to write to is its first argument.
@@ -233,16 +233,23 @@ def _run_on_prism(prism: Path, tmp_path: Path) -> Callable[..., list]:
   def run(pipeline: str, *flags: str) -> list:
     script, out = tmp_path / 'pipeline.py', tmp_path / 'out.jsonl'
     script.write_text(pipeline, encoding='utf-8')
-    done = subprocess.run([
-        *(sys.executable, script, out),
-        *('--runner=PrismRunner', f'--prism_location={prism}', *flags)
-    ],
+    done = subprocess.run([sys.executable, script, out, *flags],
                           stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT,
                           text=True,
                           check=False)
     assert done.returncode == 0, done.stdout
     return [json.loads(line) for line in out.read_text().splitlines()]
+
+  return run
+
+
+@pytest.fixture(name='run_on_prism')
+def _run_on_prism(prism: Path, run_pipeline: Callable) -> Callable[..., list]:
+  """As run_pipeline, on Prism."""
+  def run(pipeline: str, *flags: str) -> list:
+    on_prism = ('--runner=PrismRunner', f'--prism_location={prism}')
+    return run_pipeline(pipeline, *on_prism, *flags)
 
   return run
 

@@ -17,10 +17,7 @@
 
 """Durable inference on two worker processes that trade texts."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 _TEXTS, _TOKENS = 20, 64
 _PIPELINE = f'''
@@ -47,20 +44,13 @@ with beam.Pipeline(options=PipelineOptions(flags)) as p:
 '''
 
 
-def test_nothing_is_lost_or_doubled(tmp_path: Path):
-  script, out = tmp_path / 'pipeline.py', tmp_path / 'out.jsonl'
-  script.write_text(_PIPELINE, encoding='utf-8')
-  done = subprocess.run([
-      *(sys.executable, script, out, '--experiments=iterative_inference'),
-      *('--runner=FnApiRunner', '--direct_num_workers=2'),
-      '--direct_running_mode=multi_processing',
-  ],
-                        stdout=subprocess.PIPE,
-                        stderr=subprocess.STDOUT,
-                        text=True,
-                        check=False)
-  assert done.returncode == 0, done.stdout
-  texts = [json.loads(line) for line in out.read_text().splitlines()]
+def test_nothing_is_lost_or_doubled(run_pipeline: Callable):
+  texts = run_pipeline(
+      _PIPELINE,
+      '--experiments=iterative_inference',
+      '--runner=FnApiRunner',
+      '--direct_num_workers=2',
+      '--direct_running_mode=multi_processing')
   assert sorted(p for p, _ in texts) == sorted(
       f'prompt {i}' for i in range(_TEXTS))
   processes, traded = set(), 0
