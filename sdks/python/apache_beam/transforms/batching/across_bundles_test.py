@@ -128,6 +128,17 @@ class WaitingDoFnTest(unittest.TestCase):
     self.assertEqual([batch for batch, _, _ in runner.left],
                      [[(0, 10), (2, 11)], [(1, 500)]])
 
+  def test_the_end_of_a_window_lets_the_shortest_leave_first(self):
+    runner = FakeRunner(
+        max_batch_size=2,
+        options=BatchingOptions(cost=Cost(fixed=20, per_token=1)))
+    for i, length in enumerate((900, 10, 500, 480, 11, 12)):
+      runner.arrive((i, length), 5)
+    runner.end_window()
+    longest = [batch[-1][1] for batch, _, _ in runner.left]
+    self.assertEqual(longest, sorted(longest))
+    self.assertEqual([500, 900], longest[-2:])
+
   def test_a_batch_is_never_behind_the_hold(self):
     runner = FakeRunner(max_batch_size=4)
     runner.arrive((0, 10), 50)

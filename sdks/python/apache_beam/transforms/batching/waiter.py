@@ -131,7 +131,8 @@ class Waiter:
       yield self._within(room, run, index), 'deadline'
 
   def all(self, room):
-    """Runs of all that waits, one at a time, cut at least cost."""
+    """Runs of all that waits, one at a time, cut at least cost. The shortest
+    first, as that makes the others wait least."""
     return self._least_waste(room, 'window_end', 0, 0)
 
   def _some(self, room, reason):
@@ -149,7 +150,7 @@ class Waiter:
   def _least_waste(self, room, reason, elements, nbytes):
     """Runs, until no more than so many elements and bytes wait."""
     within_bundle = self._within_bundle
-    known, limits, runs, count = None, None, [], 0
+    known, limits, runs, cut, count = None, None, collections.deque(), 0, 0
     while len(room) > elements or room.nbytes > nbytes:
       # The cost is learned from the batches that leave meanwhile.
       settled = within_bundle.model.is_settled
@@ -164,10 +165,10 @@ class Waiter:
             cut_into_runs(room.lengths, cost, sums, limits),
             len(room) - elements,
             room.nbytes - nbytes)
-      # From the end, so that the others' indices stay.
-      run = runs.pop()
+        cut = len(room)
+      run, gone = runs.popleft(), cut - len(room)
       count = len(room) - (run.end - run.start)
-      yield run, reason
+      yield Leaving(run.start - gone, run.end - gone), reason
 
   def _within(self, room, run, index):
     cost, most = self._within_bundle.known()
@@ -269,4 +270,4 @@ def _first(room, runs, elements, nbytes):
     first.append(leaving)
     elements -= run.end - run.start
     nbytes -= room.nbytes_of(leaving)
-  return sorted(first)
+  return collections.deque(sorted(first))
