@@ -16,7 +16,7 @@
 #
 
 """A real model in streaming: MiniLM-L6 on Prism embeds docstrings that arrive at
-random, at 80 % of what 2.77's stateful path embeds when all are there at once.
+random, at 80 % of what 2.77's stateful path embeds there when all come at once.
 
 Each run is a process of its own. A latency is the whole time of a text, from its
 arrival to its embedding.
@@ -39,14 +39,23 @@ from apache_beam.examples.inference import bucketed_text_embeddings as example
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms import window
+from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
 from tools.layout import Layout
 from tools.layout import ToolError
 
 MAX_WAIT_SECS = 2.0
 _LOAD = 0.8
-_WAYS = ('2.77', 'flag on')
+_FLAG = '--experiments=smart_bucketing'
+# Its flags, and BatchingOptions(hurry=...), of each way.
+_WAYS = {
+    '2.77': ((), None),
+    'flag on': ((_FLAG, ), 0.0),
+    'flag on, hurry 0.5': ((_FLAG, ), 0.5)
+}
 _TICK_SECS = 0.05
+# Texts a second.
+_AT_ONCE = 1e6
 # Prism, its worker and the model start meanwhile.
 _START_SECS = 20
 
@@ -68,10 +77,8 @@ def run(layout: Layout, texts: Path, pairs: int) -> tuple[float, list[Figure]]:
   Raises:
     ToolError: if a run fails or loses texts.
   """
-  from tools.demo import ways
-  full = {'min_batch_size': 32, 'max_batch_duration_secs': 5}
-  outcome = ways.embed('capacity', texts, full, [], 32)
-  rate = _LOAD * len(outcome.embeddings) / outcome.seconds
+  capacity = _run_one(layout, texts, '2.77', _AT_ONCE)
+  rate = _LOAD * capacity.texts / capacity.seconds
   figures = []
   for _ in range(pairs):
     for way in _WAYS:
@@ -83,6 +90,7 @@ def run(layout: Layout, texts: Path, pairs: int) -> tuple[float, list[Figure]]:
 def _run_one(layout, texts, way, rate):
   out = layout.build / 'bench-streaming.jsonl'
   out.unlink(missing_ok=True)
+  flags, hurry = _WAYS[way]
   done = subprocess.run([
       sys.executable,
       '-m',
@@ -90,11 +98,12 @@ def _run_one(layout, texts, way, rate):
       texts,
       out,
       str(rate),
+      json.dumps(hurry),
       '--runner=PrismRunner',
       f'--prism_location={layout.build / "bin" / "prism"}',
       '--experiments=prism_disable_sdf_split',
       '--streaming',
-      *(['--experiments=smart_bucketing'] if way == _WAYS[1] else [])
+      *flags
   ],
                         cwd=layout.root,
                         stdout=subprocess.PIPE,
@@ -155,13 +164,14 @@ def _append(path, rows):
     file.writelines(json.dumps(row) + '\n' for row in rows)
 
 
-def _pipeline(texts, out, rate, flags):
+def _pipeline(texts, out, rate, hurry, flags):
   with open(texts, encoding='utf-8') as file:
     records = [json.loads(line) for line in file]
   gaps = random.Random(0)
   times = [*accumulate(gaps.expovariate(rate) for _ in records)]
   handler = example.make_model_handler(
       example.default_model(), 32, max_batch_duration_secs=MAX_WAIT_SECS)
+  options = None if hurry is None else BatchingOptions(hurry=hurry)
   start = time.time() + _START_SECS
   stop = start + times[-1] + 2 * _TICK_SECS
   with beam.Pipeline(options=PipelineOptions(flags)) as p:
@@ -170,11 +180,11 @@ def _pipeline(texts, out, rate, flags):
         | beam.ParDo(_Arrive(records, times, start))
         # One window for all, that ends with the input.
         | beam.WindowInto(window.FixedWindows(10**8, start))
-        | RunInference(handler)
+        | RunInference(handler, batching_options=options)
         | beam.Map(lambda r: (None, (r['id'], r['came'], time.time())))
         | beam.GroupByKey()
         | beam.MapTuple(lambda _, rows: _append(out, rows)))
 
 
 if __name__ == '__main__':
-  _pipeline(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4:])
+  _pipeline(*sys.argv[1:3], *map(json.loads, sys.argv[3:5]), sys.argv[5:])
