@@ -150,7 +150,7 @@ class Waiter:
   def _least_waste(self, room, reason, elements, nbytes):
     """Runs, until no more than so many elements and bytes wait."""
     within_bundle = self._within_bundle
-    known, limits, runs, cut, count = None, None, collections.deque(), 0, 0
+    known, limits, runs, count = None, None, [], 0
     while len(room) > elements or room.nbytes > nbytes:
       # The cost is learned from the batches that leave meanwhile.
       settled = within_bundle.model.is_settled
@@ -165,10 +165,9 @@ class Waiter:
             cut_into_runs(room.lengths, cost, sums, limits),
             len(room) - elements,
             room.nbytes - nbytes)
-        cut = len(room)
-      run, gone = runs.popleft(), cut - len(room)
+      run = runs.pop()
       count = len(room) - (run.end - run.start)
-      yield Leaving(run.start - gone, run.end - gone), reason
+      yield run, reason
 
   def _within(self, room, run, index):
     cost, most = self._within_bundle.known()
@@ -261,7 +260,8 @@ class _Cells:
 
 
 def _first(room, runs, elements, nbytes):
-  """As many of the runs as hold that much, ascending."""
+  """As many of the runs as hold that much, the shortest last, each where it is
+  once those behind it here have left."""
   first = []
   for run in runs:
     if elements <= 0 and nbytes <= 0:
@@ -270,4 +270,8 @@ def _first(room, runs, elements, nbytes):
     first.append(leaving)
     elements -= run.end - run.start
     nbytes -= room.nbytes_of(leaving)
-  return collections.deque(sorted(first))
+  gone, shifted = 0, []
+  for run in sorted(first):
+    shifted.append(Leaving(run.start - gone, run.end - gone))
+    gone += run.end - run.start
+  return shifted[::-1]
