@@ -25,11 +25,19 @@ from typing import Any
 
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.lengths import innermost
+from apache_beam.pvalue import PCollection
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.batching.memory_limit import report_out_of_memory
+from apache_beam.transforms.combiners import CountCombineFn
+from apache_beam.transforms.core import CombineGlobally
+from apache_beam.transforms.core import Map
 
 __all__ = [
-    'BatchSplitter', 'as_dead_letters', 'is_out_of_memory', 'splitter_for'
+    'BatchSplitter',
+    'as_dead_letters',
+    'check_share',
+    'is_out_of_memory',
+    'splitter_for',
 ]
 
 # What torch says, on an accelerator and by its CPU allocator.
@@ -73,6 +81,9 @@ class BatchSplitter:
       as ``ParDo.with_exception_handling`` hands on what failed:
       ``([element], (class, repr, lines of the traceback))``.
     """
+    return self._run(function, batch, batch)
+
+  def _run(self, function, batch, whole):
     try:
       return function(batch), []
     except Exception as e:
@@ -87,32 +98,28 @@ class BatchSplitter:
         raise
     # Outside of the handler, since the traceback holds what memory there was.
     if scarce:
-      report_out_of_memory()
+      report_out_of_memory(whole)
     self._split.inc()
     middle = (len(batch) + 1) // 2
-    results, failures = self.run(function, batch[:middle])
-    more_results, more_failures = self.run(function, batch[middle:])
+    results, failures = self._run(function, batch[:middle], whole)
+    more_results, more_failures = self._run(function, batch[middle:], whole)
     return results + more_results, failures + more_failures
 
 
 def splitter_for(
     handler, metrics_namespace: str | None,
     exc_class: type | tuple | None) -> BatchSplitter | None:
-  """None for a handler whose batches are not ours to split.
+  """None for a handler whose batches are not to be split.
 
-  Those are batches of the user's, and calls of remote models, which cost more
-  than the neighbours of a bad element.
+  Those are batches of the user's, and what ``splits_failed_batches`` says.
 
   Args:
     exc_class: as with_exception_handling has it; None or False without it.
   """
-  # Imported here because base imports this module.
-  from apache_beam.ml.inference import base
   inner = innermost(handler)
   # MLTransform wraps the handlers of embeddings.
   inner = getattr(inner, '_underlying', inner)
-  if handler.should_skip_batching() or isinstance(inner,
-                                                  base.RemoteModelHandler):
+  if handler.should_skip_batching() or not inner.splits_failed_batches():
     return None
   namespace = metrics_namespace or handler.get_metrics_namespace()
   return BatchSplitter(namespace, exc_class or None)
@@ -122,3 +129,34 @@ def as_dead_letters(failures: Iterable[tuple[list, tuple]]):
   """Outputs for those that with_exception_handling collects."""
   # The tag that ParDo.with_exception_handling has by default.
   return [TaggedOutput('bad', failure) for failure in failures]
+
+
+def check_share(
+    examples: PCollection, failed_batches: PCollection,
+    threshold: float) -> None:
+  """Fails a pipeline in which more than a share of the examples fail.
+
+  ``ParDo.with_exception_handling`` would count batches as the whole, of which
+  each may now fail several times.
+
+  Args:
+    examples: all of them, before they are batched.
+    failed_batches: ``(examples, error)`` pairs.
+    threshold: the largest share, from 0 to 1.
+
+  Raises:
+    ValueError: in the pipeline, for each window in which more fail.
+  """
+  def check(failed, total):
+    if failed > total * threshold:
+      raise ValueError(
+          f'RunInference: {failed} of {total} examples of a window failed, '
+          f'more than with_exception_handling(threshold={threshold}) allows.')
+
+  total = examples | 'BeamML_RunInference_CountExamples' >> CombineGlobally(
+      CountCombineFn()).as_singleton_view()
+  sizes = failed_batches | 'BeamML_RunInference_SizeOfFailed' >> Map(
+      lambda failed: len(failed[0]))
+  failed = sizes | 'BeamML_RunInference_CountFailed' >> CombineGlobally(
+      sum).without_defaults()
+  _ = failed | 'BeamML_RunInference_CheckShare' >> Map(check, total)

@@ -18,17 +18,21 @@
 import math
 import tempfile
 import unittest
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 import apache_beam as beam
 from apache_beam.ml.inference import base
+from apache_beam.ml.inference.agent_development_kit import ADKAgentModelHandler
 from apache_beam.ml.inference.halving import BatchSplitter
 from apache_beam.ml.inference.halving import is_out_of_memory
+from apache_beam.ml.inference.halving import splitter_for
 from apache_beam.ml.transforms.base import EmbeddingsManager
 from apache_beam.ml.transforms.base import MLTransform
 from apache_beam.ml.transforms.base import _TextEmbeddingHandler
+from apache_beam.ml.transforms.embeddings.huggingface import InferenceAPIEmbeddings
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
@@ -179,6 +183,30 @@ class RunInferenceHalvesTest(unittest.TestCase):
       # Without a limit that follows there are 13 batches of 32, all split.
       self.assertTrue(1 <= counters['batches_split'] <= 6, counters)
 
+  def test_later_batches_are_smaller_in_another_thread(self):
+    p = self._pipeline()
+    handler = _Small(max_batch_size=32, batch_length_fn=len)
+    results, _ = self._texts(p, *['x' * 10] * 400) | base.RunInference(
+        handler).with_exception_handling(timeout=60)
+    assert_that(results | beam.combiners.Count.Globally(), equal_to([400]))
+    counters = _run_and_count(p)
+    self.assertTrue(1 <= counters['batches_split'] <= 6, counters)
+
+  def test_a_threshold_is_a_share_of_elements(self):
+    # Of 8 in 2 batches.
+    texts = ['a', 'b', 'bad', 'bad', 'c', 'd', 'e', 'bad']
+    for threshold in (0.4, 0.3):
+      p = self._pipeline()
+      results, _ = self._texts(p, *texts) | base.RunInference(
+          _Model(min_batch_size=4, max_batch_size=4)).with_exception_handling(
+              threshold=threshold)
+      assert_that(results | beam.combiners.Count.Globally(), equal_to([5]))
+      if threshold > 3 / 8:
+        p.run()
+      else:
+        with self.assertRaisesRegex(Exception, '3 of 8 .*threshold=0.3'):
+          p.run()
+
   def test_a_bad_element_fails_alone(self):
     p = self._pipeline()
     results, other = self._texts(p, 'a', 'b', 'bad', 'c') | base.RunInference(
@@ -230,6 +258,22 @@ class RunInferenceHalvesTest(unittest.TestCase):
       assert_that(
           other.failed_inferences | beam.Map(lambda failed: failed[0]),
           equal_to([['a', 'bad']]))
+
+  def test_handlers_that_call_others(self):
+    mapping = [
+        base.KeyModelMapping(['a'], _Model()),
+        base.KeyModelMapping(['b'], _Remote())
+    ]
+    embeddings = InferenceAPIEmbeddings('token', ['x'], 'model')
+    for handler in (_Remote().with_preprocess_fn(str),
+                    base.KeyedModelHandler(_Remote()),
+                    base.KeyedModelHandler(mapping),
+                    _TextEmbeddingHandler(embeddings)):
+      self.assertIsNone(splitter_for(handler, None, Exception), handler)
+    own = base.KeyedModelHandler(mapping[:1])
+    self.assertIsNotNone(splitter_for(own, None, Exception))
+    # It cannot be made without the Agent Development Kit.
+    self.assertFalse(ADKAgentModelHandler.splits_failed_batches(mock.Mock()))
 
   def test_rows_of_ml_transform(self):
     rows = [{'x': 'a'}, {'x': 'b', 'y': 1}, {'x': 'bad'}, {'x': 'c'}]

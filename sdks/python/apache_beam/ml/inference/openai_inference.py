@@ -113,6 +113,9 @@ class _OpenAIModelHandler(SessionModelHandler):
       self, inference_args: Mapping[str, Any] | None) -> None:
     openai_arguments.check_args(self._endpoint, inference_args or {})
 
+  def splits_failed_batches(self) -> bool:
+    return False
+
   def get_metrics_namespace(self) -> str:
     return 'BeamML_OpenAI'
 

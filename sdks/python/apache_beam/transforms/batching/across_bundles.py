@@ -96,11 +96,13 @@ def waiting_do_fn(element_coder: coders.Coder, waiter: Waiter) -> DoFn:
           c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15)
       _, chunk = element
       room = room_state.read() or WaitingRoom()
-      if not len(room):
+      due = waiter.due_sooner(room, chunk)
+      if due is not None:
         # Whoever sets a timer holds the watermark at its own timestamp.
-        room.hold = timestamp.micros
-        first = min(arrived for _, _, arrived, _, _, _ in chunk)
-        deadline.set(Timestamp(micros=first + waiter.max_wait))
+        hold = timestamp.micros
+        room.hold = max(room.hold, hold) if len(room) else hold
+        deadline.set(Timestamp(micros=due))
+      if not len(room):
         window_end.set(window.max_timestamp())
       cells = waiter.cells(bags)
       runs = waiter.came(room, cells, chunk)

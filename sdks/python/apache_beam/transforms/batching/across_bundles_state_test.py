@@ -57,9 +57,9 @@ class WaitingMachine(RuleBasedStateMachine):
     super().__init__()
     options = BatchingOptions(max_buffered_elements=_MOST, max_padded_size=100)
     self.runner = FakeRunner(options, max_batch_size=4)
-    # The event time of each element, and when the runner brought it.
+    # The event time of each element, and when it was measured.
     self.arrived = {}
-    self.brought = {}
+    self.measured = {}
     self.set_back = 0
 
   def _runs(self, bundle, fails):
@@ -74,13 +74,13 @@ class WaitingMachine(RuleBasedStateMachine):
   @rule(
       elements=_bundles,
       fails=st.booleans(),
-      late=st.sampled_from([0, 0, 1, 2 * WAIT]))
+      late=st.sampled_from([0, 0, 1, 7, 2 * WAIT]))
   def arrive(self, elements, fails, late):
     bundle = []
     for length, timestamp in elements:
       element = (len(self.arrived), length)
       self.arrived[element] = timestamp
-      self.brought[element] = self.runner.now
+      self.measured[element] = self.runner.now - late
       bundle.append((element, timestamp))
     self._runs(lambda: self.runner.arrive_together(bundle, late), fails)
 
@@ -117,7 +117,7 @@ class WaitingMachine(RuleBasedStateMachine):
       assert room.lengths == sorted(length for _, length in held)
       assert self.runner.window_end.at == float(WINDOW.max_timestamp())
       last = max(
-          min(self.brought[element] for element in held) + WAIT,
+          min(self.measured[element] for element in held) + WAIT,
           room.gathers_until / 1e6) + self.set_back
       assert self.runner.deadline.at <= last
 

@@ -44,10 +44,13 @@ _FLAG = '--experiments=smart_bucketing'
 
 _steps = st.lists(
     st.one_of(
-        # An element arrives: its length and event time.
-        st.tuples(st.just('arrive'), st.integers(0, 50), st.integers(0, 999)),
-        # By when the runner has brought it, it has waited too long already.
-        st.tuples(st.just('late'), st.integers(0, 50), st.integers(0, 999)),
+        # An element arrives: its length, its event time, and how long ago it
+        # was measured, by a clock that may be ahead.
+        st.tuples(
+            st.just('arrive'),
+            st.integers(0, 50),
+            st.integers(0, 999),
+            st.sampled_from([0, 0, 3, 8, 2 * WAIT, -60])),
         st.tuples(st.just('pass'), st.integers(0, 12)),
         # The timer fires early, or again, with whatever event time.
         st.tuples(st.just('ghost'), st.integers(0, 2000))),
@@ -58,10 +61,10 @@ class WaitingDoFnTest(unittest.TestCase):
   @settings(deadline=None)
   @given(
       _steps,
-      st.sampled_from([(), (10, 30)]),
-      st.sampled_from([0.0, 0.5, 1.0]),
+      st.sampled_from([((), 0.0), ((), 0.5), ((), 1.0), ((10, 30), 0.0)]),
       st.booleans())
-  def test_whatever_happens(self, steps, boundaries, hurry, small):
+  def test_whatever_happens(self, steps, policy, small):
+    boundaries, hurry = policy
     options = BatchingOptions(
         max_padded_size=100,
         hurry=hurry,
@@ -70,10 +73,11 @@ class WaitingDoFnTest(unittest.TestCase):
         options, max_batch_size=4, bucket_boundaries=list(boundaries) or None)
     arrived = {}
     for step in steps:
-      if step[0] in ('arrive', 'late'):
-        element = (len(arrived), step[1])
-        arrived[element] = runner.now, step[2]
-        runner.arrive(element, step[2], 2 * WAIT if step[0] == 'late' else 0)
+      if step[0] == 'arrive':
+        element, ago = (len(arrived), step[1]), step[3]
+        due = runner.now + max(0, WAIT - max(0, ago))
+        arrived[element] = due, step[2]
+        runner.arrive(element, step[2], ago)
       elif step[0] == 'pass':
         runner.pass_time(step[1])
       else:
@@ -83,11 +87,10 @@ class WaitingDoFnTest(unittest.TestCase):
       self.assertEqual(runner.is_empty(), not waiting)
     runner.end_window()
     self.assertTrue(runner.is_empty())
-    may_gather = any(step[0] == 'late' for step in steps)
-    self._check_batches(
-        runner, arrived, boundaries, WAIT * (1 + may_gather / 8))
+    may_gather = any(step[0] == 'arrive' and step[3] > WAIT for step in steps)
+    self._check_batches(runner, arrived, boundaries, may_gather * WAIT / 8)
 
-  def _check_batches(self, runner, arrived, boundaries, longest_wait):
+  def _check_batches(self, runner, arrived, boundaries, gathering):
     counts = collections.Counter(
         e for batch, _, _ in runner.left for e in batch)
     self.assertEqual(counts, collections.Counter(arrived.keys()))
@@ -99,8 +102,8 @@ class WaitingDoFnTest(unittest.TestCase):
       for edge in boundaries:
         self.assertFalse(lengths[0] < edge <= lengths[-1])
       for element in batch:
-        since, event_time = arrived[element]
-        self.assertLessEqual(left - since, longest_wait)
+        due, event_time = arrived[element]
+        self.assertLessEqual(left, due + gathering)
         self.assertGreaterEqual(timestamp, Timestamp(event_time))
       self.assertLessEqual(timestamp, WINDOW.max_timestamp())
 
@@ -185,7 +188,24 @@ class WaitingDoFnTest(unittest.TestCase):
     # No timer has fired.
     runner.arrive((1, 900), 5, late=2 * WAIT)
     self.assertEqual([batch for batch, _, _ in runner.left],
-                     [[(0, 10)], [(1, 900)]])
+                     [[(1, 900)], [(0, 10)]])
+
+  def test_what_was_measured_before_what_waits_is_due_before_it(self):
+    for ago, waits in ((8, WAIT - 8), (2 * WAIT, WAIT / 8)):
+      runner = FakeRunner(max_batch_size=4)
+      runner.arrive((0, 10), 50)
+      runner.now += 1
+      # From a bundle that took long, and on to another timestamp.
+      runner.arrive((1, 900), 5, late=ago)
+      runner.pass_time(2 * WAIT)
+      self.assertEqual([(batch, left) for batch, _, left in runner.left],
+                       [([(1, 900)], 101 + waits), ([(0, 10)], 100 + WAIT)])
+
+  def test_a_clock_that_is_ahead(self):
+    runner = FakeRunner(max_batch_size=4)
+    runner.arrive((0, 10), 5, late=-60)
+    runner.pass_time(WAIT)
+    self.assertEqual([batch for batch, _, _ in runner.left], [[(0, 10)]])
 
   def test_what_is_late_gathers_once(self):
     runner = FakeRunner(max_batch_size=4)

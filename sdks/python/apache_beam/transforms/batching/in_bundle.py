@@ -33,7 +33,7 @@ from apache_beam.transforms.batching.lookahead import cut_into_runs
 from apache_beam.transforms.batching.lookahead import gap
 from apache_beam.transforms.batching.memory import approximate_bytes
 from apache_beam.transforms.batching.memory_limit import MemoryLimit
-from apache_beam.transforms.batching.memory_limit import take_out_of_memory
+from apache_beam.transforms.batching.memory_limit import reported
 from apache_beam.transforms.batching.metrics import BatchingMetrics
 from apache_beam.transforms.batching.opt_in import default_options
 from apache_beam.transforms.batching.options import BatchingOptions
@@ -108,7 +108,9 @@ class LengthBatchingDoFn(DoFn):
     min_batch_size: the smallest batch, where the limits and the number of
       elements allow it.
     boundaries: lengths that part batches, as in ``Limits``.
-    target_secs: how long a batch may take; None for no bound.
+    target_secs: how long a batch may take beyond its fixed cost; None for no
+      bound.
+    whole_target_secs: how long it may take with that; None for no bound.
     clock: returns seconds.
     record_metrics: whether to count what leaves, as BatchingMetrics does.
   """
@@ -121,6 +123,7 @@ class LengthBatchingDoFn(DoFn):
       min_batch_size: int = 1,
       boundaries: Sequence[int] = (),
       target_secs: float | None = None,
+      whole_target_secs: float | None = None,
       clock: Callable[[], float] = time.time,
       record_metrics: bool = True):
     options = options or default_options(min_batch_size)
@@ -134,6 +137,7 @@ class LengthBatchingDoFn(DoFn):
     self.limits = Limits(
         min_batch_size, options.max_padded_size, None, boundaries)
     self._target_secs = target_secs
+    self._whole_target_secs = whole_target_secs
     self.clock = clock
     self.metrics = (
         BatchingMetrics(options.metrics_namespace) if record_metrics else None)
@@ -214,11 +218,19 @@ class LengthBatchingDoFn(DoFn):
 
   def limits_now(self):
     """The limits, with that of a batch's time once its cost is in seconds."""
-    target = self._target_secs if self.is_timed() else None
+    target = self._target() if self.is_timed() else None
     return dataclasses.replace(
         self.limits,
         max_padded_size=self.memory.limit,
         max_variable_cost=target)
+
+  def _target(self):
+    """How many seconds a batch may take beyond its fixed cost."""
+    target, whole = self._target_secs, self._whole_target_secs
+    if whole is None:
+      return target
+    rest = max(0.0, whole - self.model.cost().fixed)
+    return rest if target is None else min(target, rest)
 
   def is_timed(self):
     """Whether the cost is in seconds."""
@@ -261,18 +273,18 @@ class LengthBatchingDoFn(DoFn):
   def _emit_one(self, batch, reason):
     self._elements -= len(batch.held)
     self._bytes -= sum([h.nbytes for h in batch.held])
-    take_out_of_memory()
+    elements = [h.element for h in batch.held]
     before = self.clock()
-    yield windowed_value.WindowedValue([h.element for h in batch.held],
-                                       batch.window.max_timestamp(),
-                                       (batch.window, ))
+    with reported(elements) as report:
+      yield windowed_value.WindowedValue(
+          elements, batch.window.max_timestamp(), (batch.window, ))
     seconds = self.clock() - before
-    self.learn(len(batch.held), batch.lengths[-1], seconds)
+    failed = report.out_of_memory
+    self.learn(len(elements), batch.lengths[-1], seconds, failed)
     self._count(batch, reason, before, seconds)
 
-  def learn(self, count, longest, seconds):
+  def learn(self, count, longest, seconds, failed):
     """Learns what a batch took, or that it did not fit in memory."""
-    failed = take_out_of_memory()
     self.memory.left(count * longest, failed)
     if not failed:
       self.model.learn(count, longest, seconds)

@@ -51,6 +51,20 @@ def _clock():
   return next(_seconds)
 
 
+class _Model:
+  """Takes half a second for a call, and a tenth for each element."""
+  now = 0.0
+
+  @classmethod
+  def time(cls):
+    return cls.now
+
+  @classmethod
+  def run(cls, batch):
+    cls.now += 0.5 + 0.1 * len(batch)
+    return len(batch)
+
+
 def _pipeline(*flags):
   return TestPipeline(
       runner='FnApiRunner', options=PipelineOptions(list(flags)))
@@ -127,6 +141,12 @@ class BatchElementsByLengthTest(unittest.TestCase):
     options = BatchingOptions(max_buffered_elements=8)
     with self.assertRaisesRegex(ValueError, 'hurry=1.*max_batch_duration'):
       BatchElements(length_fn=len, options=BatchingOptions(hurry=1))
+    with self.assertRaisesRegex(ValueError, 'hurry=1.*bucket_boundaries'):
+      BatchElements(
+          length_fn=len,
+          max_batch_duration_secs=1,
+          bucket_boundaries=[10],
+          options=BatchingOptions(hurry=1))
     with self.assertRaisesRegex(ValueError, 'min_batch_size=9.*Raise'):
       BatchElements(9, 9, length_fn=len, options=options)
     with self.assertRaisesRegex(ValueError, 'from 50 .*max_padded_size=40'):
@@ -327,6 +347,22 @@ class LengthBatchingDoFnTest(unittest.TestCase):
     sizes = [len(b.value) for b in batches]
     # Some overshoot, until the prior is outweighed.
     self.assertEqual(20, max(sizes[len(sizes) // 2:]), sizes)
+
+  def test_batches_take_no_longer_than_the_target_with_the_fixed_cost(self):
+    def check(sizes):
+      assert sum(sizes) == 1000
+      assert 15 <= max(sizes[len(sizes) // 2:]) <= 22, sizes
+
+    with _pipeline(_FLAG) as p:
+      sizes = (
+          p | _one_bundle([5] * 1000)
+          | BatchElements(
+              length_fn=len,
+              max_batch_size=10000,
+              target_batch_duration_secs_including_fixed_cost=2.5,
+              clock=_Model.time)
+          | beam.Map(_Model.run))
+      assert_that(sizes, check)
 
   def test_clock_that_goes_backwards(self):
     ticks = itertools.count(0, -1)

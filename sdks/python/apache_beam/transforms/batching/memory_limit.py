@@ -17,26 +17,42 @@
 
 """A limit of the padded size that follows what does not fit in memory."""
 
-import threading
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
-__all__ = ['MemoryLimit', 'report_out_of_memory', 'take_out_of_memory']
+__all__ = ['MemoryLimit', 'Report', 'report_out_of_memory', 'reported']
 
 # After as many batches that fit the limit is doubled.
 _RECOVER_AFTER = 64
 
-_local = threading.local()
+
+@dataclasses.dataclass(slots=True)
+class Report:
+  """What was said of a batch."""
+  out_of_memory: bool = False
 
 
-def report_out_of_memory() -> None:
-  """Says that the batch which this thread works on did not fit."""
-  _local.failed = True
+# By the id of the batch, since with a timeout another thread works on it.
+_reports: dict[int, Report] = {}
 
 
-def take_out_of_memory() -> bool:
-  """Whether that was said since it was asked for last."""
-  failed = getattr(_local, 'failed', False)
-  _local.failed = False
-  return failed
+@contextlib.contextmanager
+def reported(batch: Any) -> Iterator[Report]:
+  """Notes what is said of a batch while others work on it."""
+  _reports[id(batch)] = report = Report()
+  try:
+    yield report
+  finally:
+    del _reports[id(batch)]
+
+
+def report_out_of_memory(batch: Any) -> None:
+  """Says that a batch did not fit; nothing where nobody notes that."""
+  report = _reports.get(id(batch))
+  if report:
+    report.out_of_memory = True
 
 
 class MemoryLimit:

@@ -15,6 +15,7 @@
 # limitations under the License.
 #
 
+import threading
 import unittest
 
 from hypothesis import given
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from apache_beam.transforms.batching.memory_limit import MemoryLimit
 from apache_beam.transforms.batching.memory_limit import report_out_of_memory
-from apache_beam.transforms.batching.memory_limit import take_out_of_memory
+from apache_beam.transforms.batching.memory_limit import reported
 
 
 class MemoryLimitTest(unittest.TestCase):
@@ -57,10 +58,17 @@ class MemoryLimitTest(unittest.TestCase):
       if largest is not None or limit.limit is not None:
         self.assertTrue(1 <= limit.limit <= (largest or limit.limit))
 
-  def test_a_report_is_taken_once(self):
-    report_out_of_memory()
-    self.assertTrue(take_out_of_memory())
-    self.assertFalse(take_out_of_memory())
+  def test_a_report_is_of_one_batch_from_any_thread(self):
+    first, second = ['a'], ['a']
+    with reported(first) as of_first, reported(second) as of_second:
+      thread = threading.Thread(
+          target=report_out_of_memory, args=(first, ))
+      thread.start()
+      thread.join()
+      report_out_of_memory(['a'])
+    report_out_of_memory(second)
+    self.assertTrue(of_first.out_of_memory)
+    self.assertFalse(of_second.out_of_memory)
 
 
 if __name__ == '__main__':

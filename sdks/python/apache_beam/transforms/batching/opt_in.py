@@ -91,6 +91,11 @@ def check_options(
           f'BatchElements: BatchingOptions({name}={getattr(options, name)!r}) '
           'needs max_batch_duration_secs, without which no element waits '
           'beyond its bundle.')
+  if options.hurry and bucket_boundaries:
+    raise ValueError(
+        f'BatchElements: BatchingOptions(hurry={options.hurry!r}) has no effect '
+        'with bucket_boundaries (batch_bucket_boundaries of a ModelHandler), '
+        'whose batches leave when they are full or due. Leave one of them out.')
   if min_batch_size > options.max_buffered_elements:
     raise ValueError(
         f'BatchElements: min_batch_size={min_batch_size!r} is more than '

@@ -47,8 +47,9 @@ class PricedWindow(WaitingPolicy):
   batches with next to no padding leave as soon as they are looked for, after a
   quarter to half as many arrivals as there are elements beyond a batch; on a
   trace of prompts that costs less than looking each time, and a median wait of
-  1.87 s instead of 1.81. A batch that costs no more than
-  ``1 / (2 * (1 - hurry))`` times the prices of its elements leaves at once.
+  1.87 s instead of 1.81. A batch that costs no more than ``0.9 + 0.2 * hurry``
+  times the prices of its elements leaves at once: with calls as dear as 2,000
+  tokens the median wait on that trace goes from 1.67 s to 0.01.
 
   Args:
     cost: of a batch; may be set anew as it is learned.
@@ -75,7 +76,7 @@ class PricedWindow(WaitingPolicy):
     self.cost = cost
     self._max_batch_size = max_batch_size
     self._max_padded_size = max_padded_size
-    self._accepted = 1 / (2 * (1 - hurry)) if hurry < 1 else math.inf
+    self._accepted = 0.9 + 0.2 * hurry if hurry < 1 else math.inf
     # What elements of a cell cost, over what they cost in the best of batches.
     self._prices: dict[int, float] = {}
 
@@ -84,8 +85,7 @@ class PricedWindow(WaitingPolicy):
     if self._accepted == math.inf:
       return [self.due(lengths, index)]
     full = self._full(lengths) if self._looks(len(lengths), number) else []
-    # Below 0.9 of the usual cost nothing was ever found.
-    if full or self._accepted < 0.9:
+    if full or self._accepted <= 0.9:
       return full
     gain, run = self._best(lengths, index, self._accepted)
     return [run] if gain >= 0 else []

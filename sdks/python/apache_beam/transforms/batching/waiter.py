@@ -24,7 +24,7 @@ from apache_beam.transforms.batching.fixed_boundaries import FixedBoundaries
 from apache_beam.transforms.batching.in_bundle import LengthBatchingDoFn
 from apache_beam.transforms.batching.least_cost import padded_size
 from apache_beam.transforms.batching.lookahead import cut_into_runs
-from apache_beam.transforms.batching.memory_limit import take_out_of_memory
+from apache_beam.transforms.batching.memory_limit import reported
 from apache_beam.transforms.batching.priced_window import PricedWindow
 from apache_beam.transforms.batching.waiting import Leaving
 from apache_beam.utils import windowed_value
@@ -80,7 +80,7 @@ class Waiter:
     lengths, options = room.lengths, self._options
     self._gather(room, now, chunk)
     for element, length, arrived, timestamp, nbytes, values in chunk:
-      # Not the future, where the clock of another worker is ahead.
+      # As in due_sooner.
       number, cell, index = room.add(
           length, min(arrived, now), timestamp, nbytes, values)
       cells.add(cell, number, element)
@@ -111,6 +111,16 @@ class Waiter:
   def deadline(self, room):
     """When something is due next, in microseconds."""
     return max(room.first_arrival() + self.max_wait, room.gathers_until)
+
+  def due_sooner(self, room, chunk):
+    """When some of a chunk is due, in microseconds, if that is before all that
+    waits; else None. A bundle that took long brings what is older."""
+    # Not the future, where the clock of another worker is ahead.
+    first = min(self.now(), *(arrived for _, _, arrived, *_ in chunk))
+    due = first + self.max_wait
+    if len(room) and max(due, room.gathers_until) >= self.deadline(room):
+      return None
+    return due
 
   def _is_due(self, room, now):
     if not len(room):
@@ -197,13 +207,14 @@ class Waiter:
           window.max_timestamp(), Timestamp(micros=max(newest, room.hold)))
       if self._within_bundle.metrics:
         self._within_bundle.metrics.held(len(room) + len(elements))
-      take_out_of_memory()
       before = self.clock()
-      yield windowed_value.WindowedValue(elements, timestamp, (window, ))
-      self._learn(taken, reason, before, self.clock() - before)
+      with reported(elements) as report:
+        yield windowed_value.WindowedValue(elements, timestamp, (window, ))
+      secs = self.clock() - before
+      self._learn(taken, reason, before, secs, report.out_of_memory)
     cells.keep()
 
-  def _learn(self, taken, reason, left, secs):
+  def _learn(self, taken, reason, left, secs, failed):
     lengths = [ticket.length for ticket in taken.tickets]
     first_ticket = taken.tickets[0]
     if len(lengths) == 1 and self._within_bundle.is_oversized(first_ticket):
@@ -216,7 +227,7 @@ class Waiter:
       oldest = min(ticket.arrived for ticket in taken.tickets)
       wait = left - oldest / 1e6
       metrics.batch(lengths, padded_size(first or lengths), reason, wait, secs)
-    self._within_bundle.learn(len(lengths), lengths[-1], secs)
+    self._within_bundle.learn(len(lengths), lengths[-1], secs, failed)
     self._policy.left(lengths)
     if isinstance(self._policy, PricedWindow):
       self._policy.cost, _ = self._within_bundle.known()

@@ -21,6 +21,7 @@ A batch takes neighbours by length, so elements of similar length are kept in
 one cell and a batch reads one or two cells instead of all that waits.
 """
 
+import heapq
 import struct
 from array import array
 from bisect import bisect_left
@@ -79,8 +80,9 @@ class WaitingRoom:
     self.nbytes = 0
     # In the order of the lengths, those of equal lengths ascending.
     self._numbers: list[int] = []
-    # By number, so in the order of arrival.
     self._tickets: dict[int, Ticket] = {}
+    # A heap of (arrived, number), of those that left too until they are met.
+    self._arrivals: list[tuple[int, int]] = []
     self._edges: list[int] = []
     self._next = 0
 
@@ -105,6 +107,7 @@ class WaitingRoom:
     cell = bisect_right(self._edges, length)
     self._tickets[number] = Ticket(
         cell, length, arrived, timestamp, nbytes, tuple(values))
+    heapq.heappush(self._arrivals, (arrived, number))
     self.nbytes += nbytes
     index = bisect_right(self.lengths, length)
     self._numbers.insert(index, number)
@@ -113,14 +116,20 @@ class WaitingRoom:
 
   def first_arrival(self) -> int:
     """When what waits longest arrived."""
-    return next(iter(self._tickets.values())).arrived
+    return self._first()[0]
 
   def oldest(self) -> int:
     """The index among the lengths of what arrived first."""
-    number, ticket = next(iter(self._tickets.items()))
-    equal = bisect_left(self.lengths, ticket.length)
-    end = bisect_right(self.lengths, ticket.length, equal)
+    _, number = self._first()
+    length = self._tickets[number].length
+    equal = bisect_left(self.lengths, length)
+    end = bisect_right(self.lengths, length, equal)
     return bisect_left(self._numbers, number, equal, end)
+
+  def _first(self):
+    while self._arrivals[0][1] not in self._tickets:
+      heapq.heappop(self._arrivals)
+    return self._arrivals[0]
 
   def nbytes_of(self, run: Leaving) -> int:
     """How many bytes its elements take."""
@@ -228,6 +237,8 @@ class WaitingRoom:
       room.nbytes += ticket.nbytes
     ordered = sorted(
         (ticket.length, number) for number, ticket in room._tickets.items())
+    room._arrivals = sorted(
+        (ticket.arrived, number) for number, ticket in room._tickets.items())
     room.lengths = [length for length, _ in ordered]
     room._numbers = [number for _, number in ordered]
     return room

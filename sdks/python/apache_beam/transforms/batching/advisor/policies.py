@@ -40,7 +40,7 @@ __all__ = ['Figures', 'Question', 'frontier', 'under_a_wait', 'within_bundles']
 # Those of BatchElements in 2.77.
 _BEAM_DEFAULT = (16, 32, 64, 128, 256, 512)
 _BUCKETS = (8, 16, 32)
-_FRONTIER = (0.0, 0.47, 0.48, 0.49, 0.495, 0.5, 0.505, 0.51, 0.52, 0.55, 1.0)
+_FRONTIER = tuple(step / 10 for step in range(11))
 
 
 @dataclasses.dataclass(frozen=True)
