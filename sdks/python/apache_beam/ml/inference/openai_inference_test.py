@@ -69,6 +69,25 @@ class OpenAIInferenceTest(unittest.TestCase):
             equal_to([(i, prompt, whole_text(prompt, 8)[0], 'test')
                       for i, prompt in enumerate(prompts)]))
 
+  def test_a_failed_batch_is_not_sent_again(self):
+    with FakeServer() as server:
+      server.script('prompt 3', Reply(status=400))
+      handler = OpenAICompletionsModelHandler(
+          server.base_url, 'test', min_batch_size=8)
+      with TestPipeline(
+          options=PipelineOptions(['--experiments=smart_bucketing'])) as p:
+        _, other = (
+            p
+            | beam.Create([None])
+            | beam.FlatMap(lambda _: [f'prompt {i}' for i in range(8)])
+            | RunInference(handler,
+                           inference_args={'max_tokens': 4})
+            .with_exception_handling())
+        failed = other.failed_inferences | beam.Map(lambda f: len(f[0]))
+        assert_that(failed, equal_to([8]))
+    self.assertEqual(len({call['prompt'] for call in server.calls}), 8)
+    self.assertEqual(len(server.calls), 8)
+
   def test_chunks_in_a_pipeline_whose_server_fails(self):
     prompts = [f'prompt {i}' for i in range(12)]
     with FakeServer(owned_by='vllm') as server:
@@ -126,7 +145,7 @@ class OpenAIInferenceTest(unittest.TestCase):
 
   def test_the_key_stays_on_the_worker(self):
     handler = OpenAICompletionsModelHandler(
-        'http://localhost/v1', 'test', api_key_env='MY_KEY')
+        'http://localhost/v1', 'test', api_key_env='MY_KEY', resumes='text')
     with self.assertRaisesRegex(RuntimeError, 'MY_KEY'):
       handler.open_session()
     with mock.patch.dict(os.environ, {'MY_KEY': 'sk-secret'}):

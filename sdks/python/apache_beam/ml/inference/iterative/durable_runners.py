@@ -22,12 +22,15 @@ import logging
 from apache_beam.options.pipeline_options import DebugOptions
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
+from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
 from apache_beam.runners.portability.flink_runner import FlinkRunner
-from apache_beam.runners.portability.portable_runner import PortableRunner
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
 
 __all__ = ['UNSAFE_FLINK', 'check_runner']
 
+# The first chooses one of the others.
+_TRIED = (SwitchingDirectRunner, FnApiRunner, PrismRunner)
 _LOGGER = logging.getLogger(__name__)
 
 # A job starts on Flink without the option below nevertheless.
@@ -60,11 +63,10 @@ def check_runner(label: str, runner: object, options: PipelineOptions) -> None:
           'with checkpoints, unless a bundle is finished before each. Start '
           f'the pipeline with --{_FLINK_OPTION}, or, if it takes no '
           f'checkpoints, with --experiments={UNSAFE_FLINK}.')
-  elif isinstance(runner,
-                  PortableRunner) and not isinstance(runner, PrismRunner):
+  elif not isinstance(runner, _TRIED):
     _LOGGER.warning(
-        "%s: IterativeOptions(mode='durable') was tried on Prism, Flink and "
-        'the FnApiRunner, not with the %s. It needs splittable DoFns that '
+        "%s: IterativeOptions(mode='durable') was tried on Prism and the "
+        'FnApiRunner, not with the %s. It needs splittable DoFns that '
         'checkpoint themselves. If the job server is that of Flink, start the '
         'pipeline with --%s: chunks are lost without.',
         label,

@@ -155,7 +155,7 @@ class DurableSteps:
 
   def _begin(self, restriction, element):
     most = self._options.max_in_flight
-    if len(self._texts) >= most:
+    if self._texts.are_full(most):
       return None
     text = TextInFlight(
         self._stream(restriction, element),
@@ -205,6 +205,7 @@ class DurableSteps:
     delta = text.poll(now)
     if delta is None:
       return self._overdue(restriction, text)
+    delta = text.stream.in_time(delta)
     losses = 0 if delta.tokens else restriction.losses
     is_retry = delta.is_lost and self._can_try_again(restriction, text, delta)
     if is_retry:

@@ -58,6 +58,8 @@ class _Handler(ClockModelHandler):
   def prompt_of(self, example):
     if example == 'bad':
       raise ValueError('it is bad')
+    if example == 'worse':
+      raise AttributeError('it has no role')
     return example
 
 
@@ -282,6 +284,8 @@ class DurableStepsTest(unittest.TestCase):
     chunk, after = self.advance(steps, self.restriction(), 'bad')
     self.assertEqual(chunk.error, 'invalid: it is bad')
     self.assertTrue(after.is_finished)
+    chunk, _ = self.advance(steps, self.restriction(), 'worse')
+    self.assertRegex(chunk.error, "^invalid: 'worse' .*no role")
     unnamed = dataclasses.replace(self.restriction(), error='invalid: no name')
     chunk, after = self.advance(steps, unnamed)
     self.assertEqual((chunk.error, chunk.index), ('invalid: no name', 0))
@@ -309,6 +313,18 @@ class DurableStepsTest(unittest.TestCase):
     chunks = self.to_the_end(steps, restriction)
     self.assertEqual(chunks[-1].error_kind, 'timeout')
     self.assertLess(sum(len(c.token_ids) for c in chunks), 64)
+    self.assertFalse(steps.handler.sessions[0].knows('a'))
+
+  def test_overdue_though_chunks_are_always_there(self):
+    steps = self.worker(tokens=200, request_timeout_secs=2.0)
+    restriction, chunk, begun = self.restriction(), None, self.now
+    while not restriction.is_finished:
+      # A runner that comes back when it should.
+      chunk, restriction = self.advance(steps, restriction)
+      if not restriction.is_finished:
+        self.now = max(self.now, steps.goes('a', chunk is not None))
+    self.assertEqual(chunk.error_kind, 'timeout')
+    self.assertLess(self.now - begun, 3.0)
     self.assertFalse(steps.handler.sessions[0].knows('a'))
 
   def test_the_time_limit_goes_on_with_the_text(self):
@@ -375,6 +391,15 @@ class DurableStepsTest(unittest.TestCase):
     self.advance(steps, self.restriction('new'))
     self.assertFalse(session.knows('gone'))
     self.assertTrue(session.knows('here'))
+
+  def test_what_went_to_another_worker_takes_no_place(self):
+    steps = self.worker(tokens=10**6, max_in_flight=1)
+    self.advance(steps, self.restriction('gone'))
+    for _ in range(2):
+      self.now += 400
+      self.advance(steps, self.restriction('new'))
+    self.assertTrue(steps.handler.sessions[0].knows('new'))
+    self.assertFalse(steps.handler.sessions[0].knows('gone'))
 
   @settings(max_examples=50, deadline=None)
   @given(

@@ -39,6 +39,7 @@ from apache_beam.runners.portability.flink_runner import FlinkRunner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
+from apache_beam.runners.runner import PipelineRunner
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import window
@@ -346,10 +347,16 @@ class RefusedTest(unittest.TestCase):
         check_runner('Infer', runner, PipelineOptions(options))
 
   def test_warns_of_runners_that_were_not_tried(self):
-    with self.assertLogs(level='WARNING') as logs:
-      check_runner('Infer', PortableRunner(), PipelineOptions([]))
-    self.assertRegex(logs.output[0], 'Infer: .*PortableRunner')
-    for runner in (PrismRunner(), SwitchingDirectRunner()):
+    class CloudRunner(PipelineRunner):
+      pass
+
+    for runner in (PortableRunner(), CloudRunner()):
+      with self.assertLogs(level='WARNING') as logs:
+        check_runner('Infer', runner, PipelineOptions([]))
+      self.assertRegex(logs.output[0], f'Infer: .*{type(runner).__name__}')
+    for runner in (PrismRunner(),
+                   fn_runner.FnApiRunner(),
+                   SwitchingDirectRunner()):
       with self.assertNoLogs(level='WARNING'):
         check_runner('Infer', runner, PipelineOptions([]))
 

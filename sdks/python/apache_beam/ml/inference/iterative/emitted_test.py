@@ -30,6 +30,7 @@ from apache_beam.ml.inference.iterative.clock_session import clock_text
 from apache_beam.ml.inference.iterative.clock_session import clock_token_ids
 from apache_beam.ml.inference.iterative.emitted import Emitted
 from apache_beam.ml.inference.iterative.folds import FinalsOnly
+from apache_beam.ml.inference.iterative.folds import FoldToPredictionResult
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.session import Transcript
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -115,6 +116,24 @@ class GoesOnTest(unittest.TestCase):
         usage = chunks | beam.Filter(lambda c: c.is_last) | beam.Map(
             lambda c: c.usage.completion_tokens)
         assert_that(usage, equal_to([_TOKENS] * len(kept)), label='usage')
+        p.run().wait_until_finish()
+
+  def test_folds_take_the_chunks_of_both_jobs(self):
+    kept = chunks_of('kept', [1, 3])
+
+    def emitted_of(prompt):
+      return Emitted.of(kept) if prompt == 'kept' else None
+
+    for mode in ('in_bundle', 'durable'):
+      with self.subTest(mode):
+        p, chunks = self.run_with(emitted_of, mode, ['kept', 'new'])
+        results = (
+            (chunks, p | 'Kept' >> beam.Create(kept))
+            | beam.Flatten() | FoldToPredictionResult()
+            | beam.Map(lambda result: (result.example, result.inference.text)))
+        expected = [(prompt, clock_text(clock_token_ids(prompt, 0, _TOKENS)))
+                    for prompt in ('kept', 'new')]
+        assert_that(results, equal_to(expected))
         p.run().wait_until_finish()
 
   def test_what_the_function_does_wrong_fails_its_input(self):

@@ -62,7 +62,6 @@ class Flight:
     self._retry_at: float | None = None
 
   def submit(self) -> None:
-    """Raises DuplicateRequest if the request id is in flight elsewhere."""
     self._session = self._lease.session()
     self._session.submit(self._request, self.stream.transcript)
     self.stream.was_submitted()
@@ -79,6 +78,8 @@ class Flight:
           self._request.request_id, ready=self.stream.is_ready)
     if delta is None:
       return self._give_up_if_overdue(metrics)
+    has_ended = delta.finish_reason is not None
+    delta = self.stream.in_time(delta)
     if delta.is_lost and self._can_try_again(delta):
       self._retry_at = self._clock() + _FIRST_RETRY_SECS * 2**self._retries
       self._retries += 1
@@ -90,7 +91,7 @@ class Flight:
     made_before = self.stream.last_made
     chunk = self.stream.take(delta)
     metrics.chunk(self.stream, delta, chunk, made_before)
-    if chunk.is_last and delta.finish_reason is None:
+    if chunk.is_last and not has_ended:
       self._session.cancel(self._request.request_id)
     return chunk
 

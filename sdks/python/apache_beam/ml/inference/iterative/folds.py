@@ -28,9 +28,10 @@ gives them with ``iterative=...``::
 Chunks may come in any order, such as behind a shuffle: they are keyed by their
 request id, which shuffles them, and wait in state until those before them are
 there. What comes out has the timestamp of the chunk that completed it, and its
-window. State is left behind only by a request whose last chunk never comes, or
+window. State is left behind only by a request of which a chunk never comes, or
 not in its window; the runner drops it with the window, and nothing more of that
-request comes out.
+request comes out. So chunks that an earlier job emitted (``emitted_fn``) have to
+be put in too: ``(chunks, kept) | beam.Flatten() | FoldToPredictionResult()``.
 
 A chunk that comes twice while its request is unfinished is a ValueError: two
 inputs have one request id. If the first is finished when the second starts,

@@ -31,7 +31,6 @@ from apache_beam.ml.inference.iterative.inputs import request_id_of
 from apache_beam.ml.inference.iterative.metrics import IterativeMetrics
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.result_stream import ResultStream
-from apache_beam.ml.inference.iterative.session import DuplicateRequest
 from apache_beam.utils import windowed_value
 
 __all__ = ['FAILED', 'InBundleDoFn']
@@ -76,22 +75,27 @@ class InBundleDoFn(beam.DoFn):
     self._clock = clock
 
   def setup(self):
+    # By window and request id.
+    self._flights: dict[tuple, Flight] = {}
     handler = self._inputs.handler
     handler.set_environment_vars()
     self._metrics = IterativeMetrics(self._namespace)
     self._lease = registry.acquire(self._session_key, handler.open_session)
     # Loads it, as other models are in setup.
     self._lease.session()
-    self._flights = {}
 
   def teardown(self):
+    # Those of a bundle that failed: what ran it is not used again.
+    self._cancel()
     self._lease.release()
 
   def start_bundle(self):
-    # Those of a bundle that failed.
+    self._cancel()
+
+  def _cancel(self):
     for flight in self._flights.values():
       flight.cancel()
-    self._flights: dict[str, Flight] = {}
+    self._flights.clear()
 
   def process(
       self,
@@ -107,21 +111,25 @@ class InBundleDoFn(beam.DoFn):
     for one in element if self._batched else (element, ):
       # Chunks come out while there is no place for another input.
       yield from self._drain(self._options.max_in_flight - 1)
-      yield from self._admit(one, emit_for(one))
+      yield from self._admit(one, window, emit_for(one))
     yield from self._advance()
 
   def finish_bundle(self):
     yield from self._drain(0)
 
-  def _admit(self, element, emit):
+  def _admit(self, element, window, emit):
     request_id, arrived = uuid.uuid4().hex, self._clock()
     request, error, before = None, None, Emitted()
     try:
       request_id = request_id_of(self._options, element)
       before = emitted_before(self._options, element)
-      request = self._inputs.request(request_id, element)
+      # Another attempt, or the same input in another window, may have the id.
+      request = self._inputs.request(uuid.uuid4().hex, element)
     except ValueError as e:
       error = f'invalid: {e}'
+    name = (window, request_id)
+    if name in self._flights:
+      error = f'duplicate: The request id {request_id!r} is in flight already.'
     stream = ResultStream(
         request_id,
         self._inputs.example_of(element),
@@ -131,19 +139,15 @@ class InBundleDoFn(beam.DoFn):
         self._clock,
         before.transcript,
         before.chunks)
-    flight = Flight(request, stream, self._lease, emit, self._clock)
-    if error is None:
-      try:
-        flight.submit()
-      except DuplicateRequest as e:
-        error = f'duplicate: {e}'
     if error is not None:
       chunk = stream.fail(error)
       self._metrics.count('chunks')
       self._metrics.last(chunk)
       yield from emit(chunk)
       return
-    self._flights[request_id] = flight
+    flight = Flight(request, stream, self._lease, emit, self._clock)
+    flight.submit()
+    self._flights[name] = flight
     queued = sum(f.stream.first_made is None for f in self._flights.values())
     self._metrics.submitted(len(self._flights), queued)
 
@@ -158,11 +162,11 @@ class InBundleDoFn(beam.DoFn):
         self._lease.session().wait(_WAIT_SECS)
 
   def _advance(self):
-    for request_id, flight in list(self._flights.items()):
+    for name, flight in list(self._flights.items()):
       chunk = flight.advance(self._metrics)
       if chunk is not None:
         if chunk.is_last:
-          del self._flights[request_id]
+          del self._flights[name]
         yield from flight.emit(chunk)
 
   def _outputs(self, element, chunk, timestamp, window):

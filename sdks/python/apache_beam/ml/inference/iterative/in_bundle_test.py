@@ -19,6 +19,7 @@
 
 import collections
 import threading
+import time
 import unittest
 
 import apache_beam as beam
@@ -122,7 +123,8 @@ class LosingSession(BufferedSession):
     self._prompts[request.request_id] = (request.prompt, resume_from.tokens)
 
   def _stop(self, request_id):
-    seen[self._name].append(f'stopped {request_id}')
+    prompt, _ = self._prompts.pop(request_id, ('nothing', 0))
+    seen[self._name].append(f'stopped {prompt}')
 
   def wait(self, timeout):
     # Makes a letter for each request when somebody waits for news.
@@ -143,6 +145,13 @@ class LosingSession(BufferedSession):
       if end:
         del self._prompts[key]
     return super().wait(min(timeout, 0.001))
+
+
+class EagerSession(LosingSession):
+  """Has a letter whenever it is asked for one."""
+  def poll(self, *args, **kwargs):
+    self.wait(0)
+    return super().poll(*args, **kwargs)
 
 
 class LosingHandler(SessionModelHandler):
@@ -307,23 +316,62 @@ class InBundleTest(unittest.TestCase):
           iterative=IterativeOptions(chunk_tokens=1))
       assert_that(summaries(chunks), equal_to([('abcdef', 'abc', 'error')]))
 
-  def test_a_bundle_that_is_tried_again_starts_anew(self):
+  def do_fn(self, handler, clock=time.monotonic, **options):
     do_fn = InBundleDoFn(
-        Inputs(LosingHandler(self.name), False, {}),
-        IterativeOptions(chunk_tokens=1, request_id_fn=str),
+        Inputs(handler, False, {}),
+        IterativeOptions(chunk_tokens=1, request_id_fn=str, **options),
         self.name,
-        'here')
+        'here',
+        clock=clock)
     do_fn.setup()
-    do_fn.start_bundle()
+    return do_fn
+
+  def test_a_bundle_that_is_tried_again_starts_anew(self):
+    # Two that have one session, as workers of a process do.
+    handler = LosingHandler(self.name)
+    failed, other = self.do_fn(handler), self.do_fn(handler)
+    failed.start_bundle()
     for text in ('abc', 'de'):
-      list(do_fn.process(text, window.GlobalWindow(), 0))
-    # The bundle fails here.
-    next(do_fn.finish_bundle())
-    do_fn.start_bundle()
+      list(failed.process(text, window.GlobalWindow(), 0))
+    # The bundle fails here, and the next attempt may be sooner than its end.
+    next(failed.finish_bundle())
+    other.start_bundle()
+    list(other.process('abc', window.GlobalWindow(), 0))
+    # A runner never uses it again.
+    failed.teardown()
     self.assertEqual(seen[self.name][-2:], ['stopped abc', 'stopped de'])
-    list(do_fn.process('abc', window.GlobalWindow(), 0))
-    chunks = [output.value for output in do_fn.finish_bundle()]
+    chunks = [output.value for output in other.finish_bundle()]
     self.assertEqual(summary(chunks), ('abc', 'abc', 'stop'))
+    other.teardown()
+
+  def test_an_input_in_two_windows_is_two(self):
+    with pipeline() as p:
+      chunks = (
+          p | beam.Create([window.TimestampedValue('a b', 7)])
+          | beam.Map(lambda value: value)
+          | beam.WindowInto(window.SlidingWindows(10, 5))
+          | RunInference(
+              words_handler(), iterative=IterativeOptions(request_id_fn=str)))
+      ends = (
+          chunks | beam.Filter(lambda chunk: chunk.is_last)
+          | beam.Map(
+              lambda chunk, w=beam.DoFn.WindowParam:
+              (float(w.start), chunk.finish_reason)))
+      assert_that(ends, equal_to([(0.0, 'stop'), (5.0, 'stop')]))
+
+  def test_the_time_limit_of_a_text_whose_chunks_are_always_there(self):
+    now = [100.0]
+    do_fn = self.do_fn(
+        EagerHandler(self.name), lambda: now[0], request_timeout_secs=2.0)
+    do_fn.start_bundle()
+    outputs = list(do_fn.process('a long text', window.GlobalWindow(), 0))
+    for output in do_fn.finish_bundle():
+      outputs.append(output)
+      # What is fused behind it takes so long.
+      now[0] += 0.5
+    last = outputs[-1].value
+    self.assertEqual((last.index, last.error_kind), (6, 'timeout'))
+    self.assertIn('stopped a long text', seen[self.name])
     do_fn.teardown()
 
   def test_counts_what_came_and_how_long_it_took(self):
@@ -349,6 +397,11 @@ class InBundleTest(unittest.TestCase):
     self.assertEqual(metric(result, 'ttft_from_arrival_msec').result.count, 2)
     self.assertEqual(metric(result, 'inter_token_msec').result.count, 4)
     self.assertEqual(metric(result, 'inter_chunk_msec').result.count, 4)
+
+
+class EagerHandler(LosingHandler):
+  def open_session(self):
+    return EagerSession(self._name)
 
 
 class PickyHandler(LosingHandler):

@@ -55,7 +55,13 @@ class Inputs:
 
   def request(self, request_id: str, element: Any) -> Request:
     """Raises ValueError if the handler does not take the example."""
-    prompt = self.handler.prompt_of(self.example_of(element))
+    example = self.example_of(element)
+    try:
+      prompt = self.handler.prompt_of(example)
+    except ValueError:
+      raise
+    except Exception as e:
+      raise ValueError(f'{example!r:.200} makes no prompt: {e!r}') from e
     return Request(request_id, prompt, self.inference_args)
 
 

@@ -150,12 +150,19 @@ class OpenAIClient:
       raise self._failure(e) from None
 
   async def serves_by_vllm(self) -> bool:
-    """Whether the server says so in its list of models."""
+    """Whether the server says so in its list of models.
+
+    Raises:
+      CallFailed: if it may say it later.
+    """
     try:
       models = await self._client.models.list(
           timeout=self._limits.connect_timeout_secs)
       return any(model.owned_by == 'vllm' for model in models.data)
-    except Exception:  # pylint: disable=broad-except
+    except Exception as e:  # pylint: disable=broad-except
+      failure = self._failure(e)
+      if failure.is_retriable:
+        raise failure from None
       # Many servers have no such list; calls will tell what is wrong.
       return False
 

@@ -84,6 +84,9 @@ class OpenAISession(BufferedSession):
     limits, backoff: see there.
     sleep: for the back-off.
     rng: for its jitter.
+
+  Raises:
+    RuntimeError: if ``resumes`` is to be found and the server cannot be reached.
   """
   def __init__(
       self,
@@ -113,11 +116,32 @@ class OpenAISession(BufferedSession):
     self._thread.start()
     self._wants_token_ids = resumes == 'exact'
     if resumes is None:
-      self._wants_token_ids = asyncio.run_coroutine_threadsafe(
-          self._client.serves_by_vllm(), self._loop).result()
+      try:
+        self._wants_token_ids = asyncio.run_coroutine_threadsafe(
+            self._serves_by_vllm(), self._loop).result()
+      except CallFailed as e:
+        self.close()
+        raise RuntimeError(f'{base_url} does not answer: {e}') from None
       levels = ('none', 'text') if endpoint == 'chat' else ('text', 'exact')
       resumes = levels[self._wants_token_ids]
     self.resumes = resumes
+
+  async def _serves_by_vllm(self):
+    """Waits for a server that is being started, as calls do."""
+    failures = 0
+    while True:
+      try:
+        return await self._client.serves_by_vllm()
+      except CallFailed as e:
+        failures += 1
+        wait = self._backoff.wait_secs(
+            failures, self._rng.random(), e.retry_after)
+        if wait is None and e.kind in ('connection', 'timeout'):
+          raise
+        if wait is None:
+          # It answers, so that calls will tell what is wrong.
+          return False
+        await self._sleep(wait)
 
   @property
   def is_alive(self):

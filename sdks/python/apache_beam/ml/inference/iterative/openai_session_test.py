@@ -391,6 +391,26 @@ class OpenAISessionTest(unittest.TestCase):
       self.assertGreater(result.retries, 0)
     self.assertGreater(first, 0)
 
+  def test_a_session_waits_for_a_server_that_is_being_started(self):
+    server = FakeServer(owned_by='vllm').start()
+    server.stop()
+    later = threading.Timer(0.5, server.start)
+    later.start()
+    self.addCleanup(server.stop)
+    session = session_on(server, backoff=Backoff(20, initial_secs=0.1))
+    self.addCleanup(session.close)
+    later.join()
+    self.assertEqual(session.resumes, 'exact')
+
+  def test_a_server_that_cannot_be_reached(self):
+    server = FakeServer().start()
+    server.stop()
+    with self.assertRaisesRegex(RuntimeError, f'{server.port}/v1 .*connection'):
+      session_on(server, backoff=Backoff(2, initial_secs=0.01))
+    self.assertNotIn(
+        'openai-session', {thread.name
+                           for thread in threading.enumerate()})
+
   def test_one_poisoned_prompt_among_good_ones(self):
     server, session = self.serve()
     server.script('poison', *[Reply(status=500)] * 100)

@@ -60,11 +60,13 @@ class IterativeOptions:
     emitted_fn: gives what an earlier job has emitted for an input, an
       ``emitted.Emitted``, or None: its text goes on there. Needs request_id_fn,
       with the ids of that job, and an engine that can go on from a transcript.
+      Transforms that fold chunks need those of that job too.
     chunk_tokens: the first chunk of a result comes with its first token, later
       ones hold so many tokens,
     chunk_secs: or what was made in so many seconds, if that is less. Durable
       chunks are longer where the runner came back for one that was not there,
-      so that a text takes at most tokens / chunk_tokens + 2 checkpoints.
+      so that a text takes at most tokens / chunk_tokens + 2 checkpoints, unless
+      chunks come by chunk_secs or the first token comes late.
     max_in_flight: how many inputs a worker generates for at the same time,
       at most; more wait.
     request_timeout_secs: an input that takes longer, from its submission, ends
@@ -87,8 +89,8 @@ class IterativeOptions:
   mode: str = 'in_bundle'
   request_id_fn: Callable[[Any], str] | None = None
   emitted_fn: Callable[[Any], Emitted | None] | None = None
-  # 8 tokens a chunk cost a seventh of the chunks and, durable, 7 % of the
-  # time of one-shot batches (16 prompts of 64 tokens on Prism).
+  # 8 tokens a chunk: durable, a seventh of the bundles that one token a chunk
+  # takes (143 and 954; 16 prompts of 64 tokens on Prism).
   chunk_tokens: int = 8
   chunk_secs: float = 1.0
   max_in_flight: int = 256

@@ -109,14 +109,24 @@ class ResultStream:
     return self._finish(chunk, 'error', error)
 
   def overdue(self) -> str | None:
-    """Why the input has to be given up, as an error, or None."""
-    now, options = self._clock(), self._options
-    limit = options.request_timeout_secs
-    if limit is not None and now - (self.submitted or now) > limit:
+    """Why an input without news has to be given up, as an error, or None."""
+    limit = self._options.stall_timeout_secs
+    if limit is not None and self._clock() - self._last_news > limit:
+      return self._out_of_time() or f'timeout: nothing was made for {limit} s'
+    return self._out_of_time()
+
+  def in_time(self, delta: Delta) -> Delta:
+    """The news of an input, which are its last if it took too long."""
+    error = self._out_of_time()
+    if error is None or delta.finish_reason is not None and not delta.is_lost:
+      return delta
+    return dataclasses.replace(
+        delta, finish_reason='error', error=error, is_lost=False)
+
+  def _out_of_time(self):
+    limit, begun = self._options.request_timeout_secs, self.submitted
+    if None not in (limit, begun) and self._clock() - begun > limit:
       return f'timeout: not done {limit} s after it was submitted'
-    limit = options.stall_timeout_secs
-    if limit is not None and now - self._last_news > limit:
-      return f'timeout: nothing was made for {limit} s'
     return None
 
   def _judge(self):

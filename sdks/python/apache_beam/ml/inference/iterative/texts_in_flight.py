@@ -199,6 +199,11 @@ class TextsInFlight:
   def get(self, request_id: str) -> TextInFlight | None:
     return self._texts.get(request_id)
 
+  def are_full(self, most: int) -> bool:
+    """Whether there are so many, without those that nobody asks for any more."""
+    self._sweep()
+    return len(self._texts) >= most
+
   def add(self, text: TextInFlight, most: int) -> bool:
     """Returns False if there are so many, or one of its request id."""
     with self._lock:
@@ -208,7 +213,6 @@ class TextsInFlight:
       self.queued += text.stream.first_made is None
     text.checkpoints = self._room.leaves(text.request_id)
     text.owed += text.checkpoints * text.options.chunk_tokens
-    self._sweep()
     return True
 
   def forget(self, text: TextInFlight) -> None:

@@ -167,8 +167,9 @@ class VLLMSessionTest(unittest.TestCase):
       whole += session.poll('one', timeout=10) or Delta()
     text, token_ids = whole_text('user: tell\nassistant: ', 8)
     self.assertEqual((text, token_ids), (whole.text, list(whole.token_ids)))
-    with self.assertRaisesRegex(ValueError, 'empty'):
-      handler.prompt_of([])
+    for prompt, message in (([], 'empty'), (['tell'], 'role'), ([None], 'role')):
+      with self.assertRaisesRegex(ValueError, message):
+        handler.prompt_of(prompt)
 
   def test_arguments_that_vllm_does_not_take_are_refused_when_built(self):
     completions = vllm_inference.VLLMCompletionsModelHandler('test')

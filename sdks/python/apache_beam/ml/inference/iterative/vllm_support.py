@@ -57,11 +57,9 @@ class VLLMSessions(SupportsSessions):
 
   def prompt_of(self, example: Any) -> Any:
     if self._endpoint == 'chat' and isinstance(example, (list, tuple)):
-      example = [
-          message if isinstance(message, Mapping) else {
-              'role': message.role, 'content': message.content
-          } for message in example
-      ]
+      example = [{
+          'role': message.role, 'content': message.content
+      } if hasattr(message, 'role') else message for message in example]
     openai_arguments.check_prompt(self._endpoint, example)
     return example
 
