@@ -76,9 +76,9 @@ out, *flags = sys.argv[1:]
 start = time.time()
 with beam.Pipeline(options=PipelineOptions(flags)) as p:
   (p
-   | PeriodicImpulse(start, start + 6, 0.05)
+   | PeriodicImpulse(start, start + 12, 0.05)
    | beam.ParDo(Arrive(), start)
-   | beam.WindowInto(window.FixedWindows(4))
+   | beam.WindowInto(window.FixedWindows(6, offset=start % 6))
    | beam.BatchElements(max_batch_size=8, length_fn=lambda e: e[1],
                         max_batch_duration_secs=2)
    | beam.ParDo(Describe())
@@ -122,10 +122,12 @@ def test_no_wait_exceeds_the_deadline_in_streaming(run_on_prism: Callable):
   # Behind a GroupByKey that drops what is late.
   batches = run_on_prism(_STREAMING, '--streaming', *_FLAGS)
   found = sorted(i for ids, _, _, _ in batches for i in ids)
-  assert found == list(range(len(found))) and len(found) >= 119
+  assert found == list(range(len(found))) and len(found) >= 239
   assert max(len(ids) for ids, _, _, _ in batches) > 1
-  # A busy machine fires timers late; two deadlines would be 4 s.
-  assert max(wait for _, _, wait, _ in batches) < 3.9
+  # Where nothing left at its deadline, a third of what leaves would have waited
+  # for 4 s or more, up to the 6 s of a window. A busy machine fires some late.
+  late = [wait for _, _, wait, _ in batches if wait >= 3.9]
+  assert len(late) <= len(batches) / 10, late
 
 
 def test_first_tokens_pass_a_shuffle_while_texts_grow(prism: Path):

@@ -16,7 +16,8 @@
 #
 
 """A pytest plugin: no property fails because the machine is busy, and
-HYPOTHESIS_PROFILE=soak asks for many more examples."""
+HYPOTHESIS_PROFILE=soak asks for more examples where a property sets no number;
+tests of servers and series have longer campaigns then."""
 
 import os
 
