@@ -40,6 +40,8 @@ __all__ = ['CELLS', 'Taken', 'Ticket', 'WaitingRoom']
 CELLS = 16
 # The edges of the cells follow the lengths that wait, after as many arrivals.
 _ADAPT_AFTER = 16
+# So many that left are remembered, and as many more as wait.
+_MOST_GONE = 64
 _VERSION = 1
 _HEADER = struct.Struct('>BBIqqq')
 
@@ -81,7 +83,7 @@ class WaitingRoom:
     # In the order of the lengths, those of equal lengths ascending.
     self._numbers: list[int] = []
     self._tickets: dict[int, Ticket] = {}
-    # A heap of (arrived, number), of those that left too until they are met.
+    # A heap of (arrived, number), with some of those that left.
     self._arrivals: list[tuple[int, int]] = []
     self._edges: list[int] = []
     self._next = 0
@@ -125,6 +127,10 @@ class WaitingRoom:
     equal = bisect_left(self.lengths, length)
     end = bisect_right(self.lengths, length, equal)
     return bisect_left(self._numbers, number, equal, end)
+
+  def _in_order_of_arrival(self):
+    return sorted(
+        (ticket.arrived, number) for number, ticket in self._tickets.items())
 
   def _first(self):
     while self._arrivals[0][1] not in self._tickets:
@@ -180,6 +186,8 @@ class WaitingRoom:
     del self._numbers[run.start:run.end], self.lengths[run.start:run.end]
     tickets = [self._tickets.pop(number) for number in numbers]
     self.nbytes -= sum(ticket.nbytes for ticket in tickets)
+    if len(self._arrivals) > 2 * len(self) + _MOST_GONE:
+      self._arrivals = self._in_order_of_arrival()
     return Taken(numbers, tickets)
 
   def values(self) -> list[tuple[int, ...]]:
@@ -237,8 +245,7 @@ class WaitingRoom:
       room.nbytes += ticket.nbytes
     ordered = sorted(
         (ticket.length, number) for number, ticket in room._tickets.items())
-    room._arrivals = sorted(
-        (ticket.arrived, number) for number, ticket in room._tickets.items())
+    room._arrivals = room._in_order_of_arrival()
     room.lengths = [length for length, _ in ordered]
     room._numbers = [number for _, number in ordered]
     return room

@@ -67,6 +67,14 @@ class WaitingRoomTest(unittest.TestCase):
     self.assertEqual(
         left, sorted(range(len(arrivals)), key=lambda i: (arrivals[i][1], i)))
 
+  def test_what_left_is_forgotten_while_the_oldest_waits(self):
+    room = _room([(100, 0)])
+    for at in range(1, 10_000):
+      room.add(1, at, 0, 1, [0])
+      room.take(Leaving(0, 1))
+      self.assertLess(len(room._arrivals), 100)
+    self.assertEqual(room.first_arrival(), 0)
+
   @given(_arrivals, st.data())
   def test_what_is_taken_was_there_and_the_rest_stays(self, arrivals, data):
     room = _room(arrivals)
