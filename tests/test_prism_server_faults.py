@@ -128,7 +128,9 @@ def test_a_server_that_is_killed_costs_no_token(
   # Gone on from by text, and by token ids.
   prompts = [f'prompt {n}' for n in range(100 if _IS_SOAK else 16)]
   kills = 20 if _IS_SOAK else 4
-  with FakeServer(Reply(token_secs=0.04), owned_by=owned_by) as server:
+  # Slow enough for all kills on a busy machine.
+  reply = Reply(token_secs=0.1 if _IS_SOAK else 0.04)
+  with FakeServer(reply, owned_by=owned_by) as server:
     job = _start(prism, tmp_path, server.base_url, 'model', prompts)
     for _ in range(kills):
       assert _wait_for_chunks(job, tmp_path, len(prompts) // 10 + 3)
