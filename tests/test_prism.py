@@ -124,10 +124,9 @@ def test_no_wait_exceeds_the_deadline_in_streaming(run_on_prism: Callable):
   found = sorted(i for ids, _, _, _ in batches for i in ids)
   assert found == list(range(len(found))) and len(found) >= 239
   assert max(len(ids) for ids, _, _, _ in batches) > 1
-  # Where nothing left at its deadline, a third of what leaves would have waited
-  # for 4 s or more, up to the 6 s of a window. A busy machine fires some late.
-  late = [wait for _, _, wait, _ in batches if wait >= 3.9]
-  assert len(late) <= len(batches) / 10, late
+  # Up to the 6 s of a window, where nothing leaves at its deadline. A busy
+  # machine fires timers late; two deadlines would be 4 s.
+  assert max(wait for _, _, wait, _ in batches) < 3.9
 
 
 def test_first_tokens_pass_a_shuffle_while_texts_grow(prism: Path):
