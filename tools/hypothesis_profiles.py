@@ -26,5 +26,5 @@ from hypothesis import settings
 
 _ANY_SPEED = {'deadline': None, 'suppress_health_check': [HealthCheck.too_slow]}
 settings.register_profile('any_speed', **_ANY_SPEED)
-settings.register_profile('soak', max_examples=1000, **_ANY_SPEED)
+settings.register_profile('soak', max_examples=5000, **_ANY_SPEED)
 settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'any_speed'))
