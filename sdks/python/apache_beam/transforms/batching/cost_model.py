@@ -66,6 +66,7 @@ class CostModel:
     self._fitted = prior
     self._calls_since_fit = 0
     self._largest_count = 0
+    self._largest_size = 0
     self._lock = threading.Lock()
 
   @property
@@ -83,6 +84,11 @@ class CostModel:
     """The most elements of a call so far; 0 before any."""
     return self._largest_count
 
+  @property
+  def largest_size(self) -> int:
+    """The largest padded size of a call so far; 0 before any."""
+    return self._largest_size
+
   def learn(self, count: int, longest: int, seconds: float) -> None:
     """Takes the time of a batch into account.
 
@@ -94,9 +100,12 @@ class CostModel:
     """
     with self._lock:
       self._largest_count = max(self._largest_count, count)
+      is_largest = count * longest > self._largest_size
+      self._largest_size = max(self._largest_size, count * longest)
       if count > 0 and 0 < seconds < math.inf:
         self._calls.append((count, max(longest, 1), seconds))
-        self._calls_since_fit += 1
+        # The next may be larger still, so what it costs must be known.
+        self._calls_since_fit += len(self._calls) if is_largest else 1
 
   def cost(self) -> Cost:
     """The cost as it is known now; the prior before any call."""

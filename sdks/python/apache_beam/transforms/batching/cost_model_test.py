@@ -89,6 +89,16 @@ class CostModelTest(unittest.TestCase):
     self.assertFalse(model.is_learned)
     # But the batches were run.
     self.assertEqual(8, model.largest_count)
+    self.assertEqual(800, model.largest_size)
+
+  def test_the_largest_batch_so_far_is_learned_at_once(self):
+    model = CostModel()
+    for _ in range(12):
+      model.learn(2, 512, _TRUE.of(2, 512))
+    model.cost()
+    model.learn(4, 512, 3 * _TRUE.of(4, 512))
+    cost = model.cost()
+    self.assertGreater(cost.of(4, 512) / cost.of(2, 512), 2.2)
 
   @given(
       st.lists(

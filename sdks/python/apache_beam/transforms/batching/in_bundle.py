@@ -43,8 +43,9 @@ from apache_beam.utils import windowed_value
 
 __all__ = ['LengthBatchingDoFn']
 
-# By how much a batch may be larger than the largest before it, while the cost
-# of such batches is not known; as in BatchElements' estimator.
+# By how much a batch may be larger than the largest before it, in elements as in
+# BatchElements' estimator and in padded size, as what a larger one costs per token
+# is not known: MiniLM-L6 on 2 cores takes 15 % more above 5,000 tokens.
 _MAX_GROWTH_FACTOR = 2
 
 
@@ -96,8 +97,9 @@ class LengthBatchingDoFn(DoFn):
   doubles nothing.
 
   What a batch costs is learned from the time that the fused consumers take for
-  it; a batch has at most twice the elements of the largest before it. All
-  threads of a process learn together, over bundles and windows.
+  it; a batch has at most twice the elements and, without a minimum and
+  boundaries, twice the padded size of the largest before it. All threads of a
+  process learn together, over bundles and windows.
 
   Args:
     length_fn: the length of an element, a non-negative int.
@@ -198,7 +200,7 @@ class LengthBatchingDoFn(DoFn):
     known, limits, batches = None, None, []
     while self._elements > max_elements or self._bytes > max_bytes:
       # Later costs differ little, and a cut takes time.
-      if (not batches or limits.max_padded_size != self.memory.limit or
+      if (not batches or limits.max_padded_size != self._max_padded_size() or
           not self.model.is_settled and known != self.known()):
         # The cost last: another thread may learn it meanwhile, in seconds.
         timed, limits, known = self.is_timed(), self.limits_now(), self.known()
@@ -221,8 +223,16 @@ class LengthBatchingDoFn(DoFn):
     target = self._target() if self.is_timed() else None
     return dataclasses.replace(
         self.limits,
-        max_padded_size=self.memory.limit,
+        max_padded_size=self._max_padded_size(),
         max_variable_cost=target)
+
+  def _max_padded_size(self):
+    limit, limits = self.memory.limit, self.limits
+    # A minimum and boundaries ask for batches of any size.
+    if self.options.cost or limits.min_batch_size > 1 or limits.boundaries:
+      return limit
+    most = _MAX_GROWTH_FACTOR * self.model.largest_size
+    return min(most, limit or most) if most else limit
 
   def _target(self):
     """How many seconds a batch may take beyond its fixed cost."""

@@ -332,6 +332,31 @@ class LengthBatchingDoFnTest(unittest.TestCase):
     sizes = [len(b.value) for b in batches]
     self.assertEqual([1, 2, 4, 8, 16, 32, 64], sizes[:7])
 
+  @given(st.lists(st.integers(0, 600), max_size=200), st.integers(1, 64))
+  def test_a_padded_size_is_at_most_twice_the_largest_before_it(
+      self, lengths, max_batch_size):
+    batches = self._batches(lengths, BatchingOptions(), max_batch_size)
+    largest = 0
+    for batch in batches:
+      size = padded_size([lengths[e] for e in batch.value])
+      if len(batch.value) > 1 and largest:
+        self.assertLessEqual(size, 2 * largest)
+      largest = max(largest, size)
+
+  def test_batches_grow_no_more_where_larger_ones_cost_more(self):
+    lengths = [8] * 200 + [512] * 200
+    now = [0.0]
+
+    def consume(batch):
+      tokens = padded_size([lengths[e] for e in batch])
+      now[0] += 8e-3 + tokens * (2e-4 if tokens < 5000 else 2.4e-4)
+
+    batches = self._batches(
+        lengths, BatchingOptions(), 32, consume=consume, clock=lambda: now[0])
+    sizes = [len(b.value) for b in batches if lengths[b.value[0]] == 512]
+    self.assertLessEqual(max(sizes), 16, sizes)
+    self.assertLess(sum(sizes) / len(sizes), 10, sizes)
+
   def test_batches_take_no_longer_than_the_target(self):
     now = [0.0]
 
