@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
   Attributes:
     parts: by the name of a prompt.
     started: when the first prompt was submitted, since the epoch.
-    peak_bytes: the most memory that a worker held until the chunks were counted.
+    peak_bytes: the most memory that a worker held until it had seen its output.
     grown_bytes: by how much it grew from the first submission.
   """
   parts: dict[str, list[Part]]

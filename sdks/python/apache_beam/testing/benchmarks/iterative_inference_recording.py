@@ -20,6 +20,7 @@
 In a module of its own, since a worker imports it by name.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -77,6 +78,7 @@ def id_of(prompt: str) -> str:
 
 
 def see_chunk(chunk: Chunk) -> tuple[str, Part]:
+  _note_memory()
   tokens = 0
   if chunk.is_last:
     tokens = chunk.usage.completion_tokens
@@ -85,6 +87,7 @@ def see_chunk(chunk: Chunk) -> tuple[str, Part]:
 
 
 def see_result(result: PredictionResult) -> tuple[str, Part]:
+  _note_memory()
   made = result.inference
   return id_of(result.example), Part(
       0, time.time(), made.completion_tokens, True, made.text, None)
@@ -93,7 +96,27 @@ def see_result(result: PredictionResult) -> tuple[str, Part]:
 def describe(element: tuple[str, Iterable[Part]]) -> str:
   """One line of JSON for a prompt, of what a GroupByKey says came for it."""
   request_id, parts = element
-  return json.dumps([request_id, sorted(parts), os.getpid(), memory_bytes()])
+  memory = _memory.bytes or memory_bytes()
+  return json.dumps([request_id, sorted(parts), os.getpid(), memory])
+
+
+@dataclasses.dataclass
+class _Memory:
+  """The most that this process held when output was seen last, and when that
+  was."""
+  bytes: int = 0
+  at: float = 0.0
+
+
+_memory = _Memory()
+
+
+def _note_memory():
+  """Reads it ten times a second: it must not count what the count itself takes,
+  whose input comes at once."""
+  now = time.monotonic()
+  if now - _memory.at > 0.1:
+    _memory.bytes, _memory.at = memory_bytes(), now
 
 
 def memory_bytes() -> int:

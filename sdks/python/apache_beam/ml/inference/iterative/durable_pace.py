@@ -25,6 +25,8 @@ import bisect
 import dataclasses
 import threading
 
+from apache_beam.ml.inference.iterative.options import CHUNK_SECS
+
 __all__ = ['Pace', 'Returns', 'WaitingRoom']
 
 # Before anything is known of an engine: until the first token, and a token.
@@ -95,7 +97,11 @@ class Pace:
       if text.taken_until is not None:
         made = waiting.made - text.taken_until
         token_secs = max(token_secs, made / max(waiting.tokens, 1))
-    return min(newest + tokens * token_secs, started + options.chunk_secs)
+    latest = started + (options.chunk_secs or CHUNK_SECS)
+    if options.chunk_secs is None:
+      latest = max(
+          latest, newest + text.tokens_to_come(least=True) * token_secs)
+    return min(newest + tokens * token_secs, latest)
 
 
 class Returns:

@@ -30,9 +30,9 @@ from apache_beam.ml.inference.iterative.texts_in_flight import TextInFlight
 from apache_beam.ml.inference.iterative.transcript_restriction import new_restriction
 
 
-def _text(limit=None):
+def _text(limit=None, **options):
   """One that was submitted at the time 0."""
-  options = IterativeOptions(mode='durable')
+  options = IterativeOptions(mode='durable', **options)
   stream = ResultStream('a', 'prompt', None, options, 0.0, lambda: 0.0)
   text = TextInFlight(stream, new_restriction('a'), None, 0.0, options, limit)
   text.was_submitted(0.0)
@@ -66,10 +66,18 @@ class PaceTest(unittest.TestCase):
     self.assertAlmostEqual(Pace().due_at(text, 0.45), 0.4 + 4 * 0.1)
 
   def test_a_chunk_is_due_after_some_time_at_the_latest(self):
+    text = _text(chunk_secs=1.2)
+    _take(text, 1, 0.0, 0.0)
+    text.waiting = Delta(tokens=2, started=1.0, made=2.0)
+    self.assertAlmostEqual(Pace().due_at(text, 1.5), 1.0 + 1.2)
+
+  def test_a_slow_text_is_due_when_it_is_worth_a_checkpoint(self):
     text = _text()
     _take(text, 1, 0.0, 0.0)
     text.waiting = Delta(tokens=2, started=1.0, made=2.0)
-    self.assertAlmostEqual(Pace().due_at(text, 1.5), 1.0 + 1.0)
+    self.assertAlmostEqual(Pace().due_at(text, 2.1), 2.0 + 6 * 1.0)
+    text.owed = 30
+    self.assertAlmostEqual(Pace().due_at(text, 2.1), 2.0 + 14 * 1.0)
 
   def test_what_came_back_without_a_chunk_waits_for_a_longer_one(self):
     text = _text()

@@ -403,7 +403,7 @@ class DurableStepsTest(unittest.TestCase):
 
   @settings(max_examples=50, deadline=None)
   @given(
-      st.floats(8.0, 100.0),
+      st.floats(0.2, 100.0),
       st.integers(1, 200),
       st.lists(st.floats(0.0, 0.5), min_size=1, max_size=9))
   def test_checkpoints_are_bounded(self, rate, tokens, lates):

@@ -128,7 +128,7 @@ class InBundleDoFn(beam.DoFn):
     except ValueError as e:
       error = f'invalid: {e}'
     name = (window, request_id)
-    if name in self._flights:
+    if error is None and name in self._flights:
       error = f'duplicate: The request id {request_id!r} is in flight already.'
     stream = ResultStream(
         request_id,

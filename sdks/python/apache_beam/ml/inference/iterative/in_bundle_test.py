@@ -239,6 +239,15 @@ class InBundleTest(unittest.TestCase):
           lambda c: (c.example, c.error_kind))
       assert_that(ends, equal_to([('a', None), ('b', 'duplicate')]))
 
+  def test_a_bad_input_with_an_id_in_flight(self):
+    with pipeline() as p:
+      chunks = p | beam.Create(['ab', 'bad']) | RunInference(
+          PickyHandler(self.name),
+          iterative=IterativeOptions(request_id_fn=lambda _: 'same'))
+      errors = chunks | beam.Filter(lambda c: c.error) | beam.Map(
+          lambda c: c.error)
+      assert_that(errors, equal_to(['invalid: it is bad']))
+
   def test_a_bad_input_leaves_its_neighbours_alone(self):
     with pipeline() as p:
       results, failed = p | beam.Create(['ab', 'bad', 'cde']) | RunInference(

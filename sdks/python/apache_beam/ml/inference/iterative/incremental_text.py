@@ -34,7 +34,7 @@ class IncrementalText:
   """Turns token ids into text as they come.
 
   The pieces that ``add`` and ``finish`` return make up what ``decode`` says of
-  all ids at once, up to the first stop string. A piece never ends amid a
+  all ids at once, up to the stop string that is complete first. A piece never ends amid a
   character, nor amid what may become a stop string.
 
   Decoding costs time in proportion to the tokens of the last few characters,
@@ -108,11 +108,14 @@ class IncrementalText:
 
   def _up_to_stop(self, piece: str) -> str:
     text = self._held + piece
-    found = [at for at in map(text.find, self._stop) if at >= 0]
+    found = [(text.find(stop) + len(stop), stop) for stop in self._stop
+             if stop in text]
     if found:
       self.is_stopped = True
       self._held = ''
-      return text[:min(found)]
+      # The one that is complete first, however the text was cut into pieces.
+      end, stop = min(found, key=lambda one: (one[0], -len(one[1])))
+      return text[:end - len(stop)]
     length = max((_overlap(text, stop) for stop in self._stop), default=0)
     self._held = text[len(text) - length:]
     return text[:len(text) - length]

@@ -106,13 +106,18 @@ class IncrementalTextTest(unittest.TestCase):
 
   @settings(deadline=None, max_examples=200)
   @given(TEXTS)
+  @example('\ufffd' * 4)
   def test_whole_characters_only(self, text):
     ids = TOKENIZER(text)['input_ids']
     stream = IncrementalText(decode)
     pieces = [stream.add([i]) for i in ids]
     # The vocabulary lacks a few bytes, so not each text has ids.
     if decode(ids) == text:
-      self.assertEqual(''.join(pieces), text.rstrip('\ufffd'))
+      seen = ''.join(pieces)
+      self.assertTrue(text.startswith(seen))
+      # Those of the text itself look like bytes that lack others.
+      self.assertIn(
+          text[len(seen):], ('', '\ufffd', '\ufffd' * 2, '\ufffd' * 3))
 
   @settings(deadline=None, max_examples=300)
   @given(IDS, st.integers(0, 40), st.lists(st.sampled_from(['a', 'é', '. '])))
@@ -133,13 +138,16 @@ class IncrementalTextTest(unittest.TestCase):
       st.lists(st.text('ab.', min_size=1, max_size=4), max_size=3),
       st.lists(st.integers(0, 20)))
   @example('aab', ['ab'], [1, 2])
+  @example('.aaa', ['a', '.aaa'], [2])
+  @example('.aaa', ['a', '.aaa'], [4])
   def test_ends_before_the_first_stop_string(self, text, stop, cuts):
     ids = TOKENIZER(text)['input_ids']
     stream = IncrementalText(decode, stop)
-    starts = [text.find(s) for s in stop if s in text]
-    self.assertEqual(
-        ''.join(pieces_of(ids, cuts, stream)), text[:min(starts, default=None)])
-    self.assertEqual(stream.is_stopped, bool(starts))
+    # Where a stop string ends and starts, that which is complete first.
+    found = [(text.find(s) + len(s), text.find(s)) for s in stop if s in text]
+    _, end = min(found, default=(None, None))
+    self.assertEqual(''.join(pieces_of(ids, cuts, stream)), text[:end])
+    self.assertEqual(stream.is_stopped, bool(found))
 
   def test_what_cannot_start_a_stop_string_does_not_wait(self):
     stream = IncrementalText(decode, ['end.'])

@@ -134,8 +134,7 @@ class OpenAISession(BufferedSession):
         return await self._client.serves_by_vllm()
       except CallFailed as e:
         failures += 1
-        wait = self._backoff.wait_secs(
-            failures, self._rng.random(), e.retry_after)
+        wait = self._wait_secs(failures, e)
         if wait is None and e.kind in ('connection', 'timeout'):
           raise
         if wait is None:
@@ -214,15 +213,19 @@ class OpenAISession(BufferedSession):
         # nobody should read.
         failure = CallFailed('engine', f'{type(e).__name__} in the session')
       failures = 1 if call.tokens > tokens else failures + 1
-      wait = self._backoff.wait_secs(
-          failures, self._rng.random(),
-          failure.retry_after) if failure.is_retriable else None
+      wait = None
+      if failure.is_retriable:
+        wait = self._wait_secs(failures, failure)
       if wait is None or call.tokens and self.resumes == 'none':
         self._give_up(call, failure)
         return
       call.retries += 1
       await self._sleep(wait)
     self._end(call, Delta(finish_reason='length'))
+
+  def _wait_secs(self, failures, failure):
+    return self._backoff.wait_secs(
+        failures, self._rng.random(), failure.retry_after)
 
   def _give_up(self, call: _Call, failure: CallFailed) -> None:
     error = str(failure)

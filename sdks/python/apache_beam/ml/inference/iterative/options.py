@@ -23,7 +23,10 @@ from typing import Any
 
 from apache_beam.ml.inference.iterative.emitted import Emitted
 
-__all__ = ['IterativeOptions', 'Progress']
+__all__ = ['CHUNK_SECS', 'IterativeOptions', 'Progress']
+
+# How long tokens wait for others where nobody says it.
+CHUNK_SECS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +66,11 @@ class IterativeOptions:
       Transforms that fold chunks need those of that job too.
     chunk_tokens: the first chunk of a result comes with its first token, later
       ones hold so many tokens,
-    chunk_secs: or what was made in so many seconds, if that is less. Durable
-      chunks are longer where the runner came back for one that was not there,
-      so that a text takes at most tokens / chunk_tokens + 2 checkpoints, unless
-      chunks come by chunk_secs or the first token comes late.
+    chunk_secs: or what was made in so many seconds, if that is less. None: 1 s
+      in the mode 'in_bundle', and durable no time, since each chunk is a
+      checkpoint: a text takes at most tokens / chunk_tokens + 2, and some more
+      if it is silent for long. Its chunks are up to twice as long, or what is
+      made in 1 s, after the runner came back for one that was not there.
     max_in_flight: how many inputs a worker generates for at the same time,
       at most; more wait.
     request_timeout_secs: an input that takes longer, from its submission, ends
@@ -92,7 +96,7 @@ class IterativeOptions:
   # 8 tokens a chunk: durable, a seventh of the bundles that one token a chunk
   # takes (143 and 954; 16 prompts of 64 tokens on Prism).
   chunk_tokens: int = 8
-  chunk_secs: float = 1.0
+  chunk_secs: float | None = None
   max_in_flight: int = 256
   request_timeout_secs: float | None = None
   stall_timeout_secs: float | None = 300.0
@@ -100,6 +104,13 @@ class IterativeOptions:
   on_drain: str = 'finish'
   # About 100,000 tokens of English.
   max_restriction_bytes: int = 1 << 18
+
+  def least_tokens(self, more: int) -> int:
+    """Of a chunk that is to be so much longer, where nobody says how long it
+    may take."""
+    if self.mode != 'durable':
+      return 0
+    return self.chunk_tokens + min(more, self.chunk_tokens)
 
   def __post_init__(self):
     if self.mode not in ('in_bundle', 'durable'):
@@ -119,7 +130,7 @@ class IterativeOptions:
             f'IterativeOptions({name}={value!r}): must be positive.')
     for name in ('chunk_secs', 'request_timeout_secs', 'stall_timeout_secs'):
       value = getattr(self, name)
-      if value is None and name != 'chunk_secs':
+      if value is None:
         continue
       if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(
@@ -128,10 +139,11 @@ class IterativeOptions:
         raise ValueError(
             f'IterativeOptions({name}={value!r}): must be positive.')
     stall = self.stall_timeout_secs
-    if stall is not None and stall <= self.chunk_secs:
+    waits = CHUNK_SECS if self.chunk_secs is None else self.chunk_secs
+    if stall is not None and stall <= waits:
       raise ValueError(
           f'IterativeOptions(stall_timeout_secs={stall!r}): must be more than '
-          f'chunk_secs={self.chunk_secs!r}, for which tokens may wait.')
+          f'chunk_secs, {waits!r}, for which tokens may wait.')
     for name in ('request_id_fn', 'emitted_fn', 'stop_when'):
       value = getattr(self, name)
       if value is not None and not callable(value):

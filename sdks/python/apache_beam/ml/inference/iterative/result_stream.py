@@ -24,6 +24,7 @@ from typing import Any
 from apache_beam.ml.inference.iterative.chunk import Chunk
 from apache_beam.ml.inference.iterative.chunk import Timings
 from apache_beam.ml.inference.iterative.chunk import Usage
+from apache_beam.ml.inference.iterative.options import CHUNK_SECS
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.options import Progress
 from apache_beam.ml.inference.iterative.session import Delta
@@ -74,9 +75,16 @@ class ResultStream:
 
   def is_ready(self, delta: Delta, more: int = 0) -> bool:
     """Whether a chunk is due, so many tokens longer; for ``Session.poll``."""
-    return (
-        self.index == 0 or delta.tokens >= self._options.chunk_tokens + more or
-        self._clock() - delta.started >= self._options.chunk_secs)
+    options = self._options
+    self._last_news = max(self._last_news, delta.made)
+    if self.index == 0 or delta.tokens >= options.chunk_tokens + more:
+      return True
+    waited = self._clock() - delta.started
+    if options.chunk_secs is not None:
+      return waited >= options.chunk_secs
+    # Durable, it costs a checkpoint, which has to be worth it.
+    least = options.least_tokens(more)
+    return delta.tokens >= least and waited >= CHUNK_SECS
 
   def take(self, delta: Delta) -> Chunk:
     """The next chunk; the last if it has a finish reason.

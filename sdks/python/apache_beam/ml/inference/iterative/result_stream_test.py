@@ -87,6 +87,32 @@ class ResultStreamTest(unittest.TestCase):
     self.assertFalse(stream.is_ready(delta('b', self.clock.now - 1.9)))
     self.assertTrue(stream.is_ready(delta('b', self.clock.now - 2)))
 
+  def test_without_a_time_durable_chunks_have_their_tokens(self):
+    for mode, is_due in (('in_bundle', True), ('durable', False)):
+      stream = self.stream(mode=mode, chunk_tokens=3)
+      stream.take(delta('a'))
+      self.assertFalse(stream.is_ready(delta('bb', self.clock.now - 0.9)))
+      self.assertEqual(
+          stream.is_ready(delta('bb', self.clock.now - 60)), is_due)
+      # Longer ones, to save a checkpoint, at most twice as long.
+      self.assertEqual(
+          stream.is_ready(delta('bbbbb', self.clock.now - 60), 30), is_due)
+      six = delta('bbbbbb', self.clock.now - 0.9)
+      self.assertFalse(stream.is_ready(six, 30))
+      self.clock.now += 0.1
+      self.assertTrue(stream.is_ready(six, 30))
+
+  def test_tokens_that_wait_for_others_are_news(self):
+    stream = self.stream(mode='durable', stall_timeout_secs=10)
+    stream.was_submitted()
+    stream.take(delta('a'))
+    self.clock.now += 9
+    self.assertFalse(stream.is_ready(delta('bb', self.clock.now)))
+    self.clock.now += 9
+    self.assertIsNone(stream.overdue())
+    self.clock.now += 2
+    self.assertIsNotNone(stream.overdue())
+
   def test_times_are_those_of_the_model(self):
     stream = ResultStream(
         'id', None, None, IterativeOptions(), self.clock.now, self.clock)
@@ -148,7 +174,7 @@ class IterativeOptionsTest(unittest.TestCase):
         (TypeError, 'chunk_tokens', True),
         (ValueError, 'chunk_tokens', 0),
         (ValueError, 'max_in_flight', -1),
-        (TypeError, 'chunk_secs', None),
+        (TypeError, 'chunk_secs', '1'),
         (ValueError, 'chunk_secs', 0),
         (ValueError, 'chunk_secs', float('nan')),
         (TypeError, 'request_timeout_secs', '10'),

@@ -152,12 +152,15 @@ class TextInFlight:
     """When the newest token since its submission was made, if any was seen."""
     return self.taken_until if self.waiting is None else self.waiting.made
 
-  def tokens_to_come(self) -> int:
-    """How many must be made until a chunk is due."""
+  def tokens_to_come(self, least: bool = False) -> int:
+    """How many must be made until a chunk is due, or at least."""
     waiting = 0 if self.waiting is None else self.waiting.tokens
     if not self.stream.index:
       return 1
-    wanted = self.options.chunk_tokens + max(self.owed, 0)
+    owed = max(self.owed, 0)
+    wanted = self.options.chunk_tokens + owed
+    if least:
+      wanted = self.options.least_tokens(owed)
     if self.limit is not None:
       left = self.limit - self.stream.transcript.tokens
       if left > 0:
