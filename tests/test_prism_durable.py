@@ -207,7 +207,7 @@ def test_an_engine_dies_and_inputs_fail(run_on_prism: Callable):
   assert metrics['resumed'] >= 4
 
 
-@pytest.mark.parametrize('rate', [5, 20])
+@pytest.mark.parametrize('rate', [5, 12, 20])
 def test_checkpoints_are_few(run_on_prism: Callable, rate: int):
   pipeline = _CHECKPOINTS.replace('RATE', str(rate))
   rows = _run(run_on_prism, pipeline)

@@ -142,7 +142,7 @@ class DurableTest(unittest.TestCase):
     self.assertLessEqual(self.count(result, 'chunks'), 5 * (20 / 4 + 2))
 
   def test_checkpoints_are_few(self):
-    for rate in (5, 20):
+    for rate in (5, 12, 20):
       with _pipeline() as p:
         _ = (
             p | beam.Create(_PROMPTS)
