@@ -34,8 +34,8 @@ class IncrementalText:
   """Turns token ids into text as they come.
 
   The pieces that ``add`` and ``finish`` return make up what ``decode`` says of
-  all ids at once, up to the stop string that is complete first. A piece never ends amid a
-  character, nor amid what may become a stop string.
+  all ids at once, up to the stop string that is complete first. A piece never
+  ends amid a character, nor amid what may become a stop string.
 
   Decoding costs time in proportion to the tokens of the last few characters,
   not to all of them.
@@ -108,14 +108,14 @@ class IncrementalText:
 
   def _up_to_stop(self, piece: str) -> str:
     text = self._held + piece
-    found = [(text.find(stop) + len(stop), stop) for stop in self._stop
-             if stop in text]
+    starts = [(text.find(stop), stop) for stop in self._stop]
+    found = [(at + len(stop), at) for at, stop in starts if at >= 0]
     if found:
       self.is_stopped = True
       self._held = ''
       # The one that is complete first, however the text was cut into pieces.
-      end, stop = min(found, key=lambda one: (one[0], -len(one[1])))
-      return text[:end - len(stop)]
+      _, start = min(found)
+      return text[:start]
     length = max((_overlap(text, stop) for stop in self._stop), default=0)
     self._held = text[len(text) - length:]
     return text[:len(text) - length]

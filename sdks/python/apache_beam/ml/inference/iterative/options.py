@@ -139,7 +139,7 @@ class IterativeOptions:
         raise ValueError(
             f'IterativeOptions({name}={value!r}): must be positive.')
     stall = self.stall_timeout_secs
-    waits = CHUNK_SECS if self.chunk_secs is None else self.chunk_secs
+    waits = self.chunk_secs or CHUNK_SECS
     if stall is not None and stall <= waits:
       raise ValueError(
           f'IterativeOptions(stall_timeout_secs={stall!r}): must be more than '
