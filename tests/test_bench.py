@@ -49,6 +49,17 @@ class ModelTableTest(unittest.TestCase):
         f'| {model.ENCODE} | 4.0 | 4.0 to 4.0 |  | 1.00 | 2.00 |  |', rows[4])
     self.assertEqual(rows[0].count('|'), rows[1].count('|'))
 
+  def test_texts_of_one_length(self):
+    table = model.one_length_table({
+        'texts': 5,
+        'rates': {
+            model.FLAG_OFF: [10.0, 8.0, 10.0], model.FLAG_ON: [10.0, 10.0, 9.0]
+        }
+    })
+    self.assertIn(
+        f'| {model.FLAG_OFF} | 10.0 | 8.0 to 10.0 | 1.00 | 0.90 to 1.25 |',
+        table)
+
 
 class OverheadTableTest(unittest.TestCase):
   def test_what_only_the_series_has_is_held_against_the_global_window(self):

@@ -85,8 +85,11 @@ def _texts(layout: Layout, count: int) -> Path:
 def model(layout: Layout, args) -> tuple[str, dict]:
   from tools.bench import model as part
   texts = _texts(layout, args.texts)
+  equal = part.of_one_length(texts.parent, args.texts // 2, args.pairs)
   figures = part.compare(texts, part.tune(texts), args.pairs)
-  return part.table(figures), figures
+  return part.table(figures) + '\n\n' + part.one_length_table(equal), {
+      **figures, 'one_length': equal
+  }
 
 
 def iterative(layout: Layout, args) -> tuple[str, dict]:

@@ -45,6 +45,7 @@ DEFAULT_BUCKETS = '2.77, default buckets, best batch size'
 TUNED = '2.77, best of the grid in hindsight'
 ENCODE = 'sentence-transformers encode'
 
+_FLAG = '--experiments=smart_bucketing'
 _BATCH_SIZES = (4, 8, 16, 32, 64)
 _BUCKETS = (8, 16, 32)
 # The stateful path has the buckets; all of the input is there at once, so none
@@ -102,7 +103,7 @@ def compare(texts: Path, settings: list[Setting], pairs: int) -> dict:
       FLAG_OFF: (32, {}, []),
       DEFAULT_BUCKETS: defaults.way(),
       TUNED: settings[0].way(),
-      FLAG_ON: (32, {}, ['--experiments=smart_bucketing']),
+      FLAG_ON: (32, {}, [_FLAG]),
   }
   rates: dict[str, list[float]] = {}
   padding: dict[str, list[float]] = {}
@@ -128,6 +129,39 @@ def compare(texts: Path, settings: list[Setting], pairs: int) -> dict:
       'tuned': dataclasses.asdict(settings[0]),
       'grid': [dataclasses.asdict(s) for s in settings],
   }
+
+
+def of_one_length(folder: Path, count: int, pairs: int) -> dict:
+  """Texts per second where all texts have 128 tokens: nothing can be gained."""
+  texts = folder / 'one_length.jsonl'
+  words = ' '.join(['word'] * 126)
+  with texts.open('w', encoding='utf-8') as file:
+    for i in range(count):
+      file.write(json.dumps({'id': i, 'text': words}) + '\n')
+  rates: dict[str, list[float]] = {FLAG_OFF: [], FLAG_ON: []}
+  for round_number in range(pairs):
+    for name, flags in ((FLAG_OFF, []), (FLAG_ON, [_FLAG])):
+      outcome = ways.embed(name, texts, {}, flags)
+      rates[name].append(len(outcome.embeddings) / outcome.seconds)
+    print(f'  one length: round {round_number + 1} of {pairs}', flush=True)
+  return {'texts': count, 'rates': rates}
+
+
+def one_length_table(result: dict) -> str:
+  """Medians with their spread, and the flag's ratio by pairs."""
+  off, on = result['rates'][FLAG_OFF], result['rates'][FLAG_ON]
+  ratios = [a / b for a, b in zip(on, off)]
+  lines = [
+      f"{result['texts']} texts of 128 tokens each:\n",
+      '| way | texts/s, median | spread | flag on to it, median | spread |',
+      '|---|---|---|---|---|',
+      f'| {FLAG_OFF} | {statistics.median(off):.1f} | {min(off):.1f} to '
+      f'{max(off):.1f} | {statistics.median(ratios):.2f} | {min(ratios):.2f} to '
+      f'{max(ratios):.2f} |',
+      f'| {FLAG_ON} | {statistics.median(on):.1f} | {min(on):.1f} to '
+      f'{max(on):.1f} | | |'
+  ]
+  return '\n'.join(lines)
 
 
 def table(result: dict) -> str:
