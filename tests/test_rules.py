@@ -68,8 +68,11 @@ def test_readme_shows_the_series_as_it_is():
     'name',
     [
         'advisor/policies.py',
+        'buffer.py',
+        'buffer_state.py',
         'cost_model.py',
         'fixed_boundaries.py',
+        'learned.py',
         'least_cost.py',
         'options.py',
         'priced_window.py',
@@ -79,7 +82,6 @@ def test_readme_shows_the_series_as_it_is():
         'memory_limit.py',
         'offline_bound.py',
         'validation.py',
-        'waiting_room.py',
         'waiting.py'
     ])
 def test_policy_imports_nothing_from_beam(name: str):

@@ -70,7 +70,7 @@ def _checked(fn, name):
   """A user's function as BatchElements calls it in this release."""
   if not hasattr(util, 'validation'):
     return fn
-  return util.validation.checked(fn, name, 'BatchElements', strict=False)
+  return util.validation.checked(fn, name, 'BatchElements')
 
 
 def _size_fn():
@@ -122,7 +122,7 @@ def run_benchmark(num_runs=20, num_elements=100_000, verbose=True):
   other work shares the processors.
   """
   benchmarks = [global_window, global_window_with_sizes, fixed_window]
-  if hasattr(util, 'in_bundle'):
+  if hasattr(util, 'by_length'):
     benchmarks.append(by_length)
   costs = {
       benchmark.__name__: [

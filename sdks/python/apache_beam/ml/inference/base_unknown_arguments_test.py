@@ -19,12 +19,9 @@ import unittest
 
 import apache_beam as beam
 from apache_beam.ml.inference import base
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
-
-_FLAG = '--experiments=smart_bucketing'
 
 
 class _Echo(base.ModelHandler[str, str, None]):
@@ -35,32 +32,34 @@ class _Echo(base.ModelHandler[str, str, None]):
     return batch
 
 
-def _run(*flags, **kwargs):
-  options = PipelineOptions(list(flags))
-  with TestPipeline(runner='FnApiRunner', options=options) as p:
+def _run(**kwargs):
+  with TestPipeline(runner='FnApiRunner') as p:
     results = p | beam.Create(['x']) | base.RunInference(_Echo(), **kwargs)
     assert_that(results, equal_to(['x']))
 
 
 class UnknownArgumentsTest(unittest.TestCase):
-  def test_are_refused_with_the_flag(self):
-    with self.assertRaisesRegex(
-        TypeError,
-        "RunInference: unknown argument 'batching_option'. Did you "
-        "mean 'batching_options'"):
-      _run(_FLAG, batching_option=1)
-    with self.assertRaisesRegex(TypeError, "'zzz'. Leave it out"):
-      _run(_FLAG, zzz=1)
+  def _warnings(self, **kwargs):
+    with self.assertLogs(level='WARNING') as logs:
+      _run(**kwargs)
+    return [line for line in logs.output if 'unknown argument' in line]
+
+  def test_are_named(self):
+    warning, = self._warnings(metrics_name_space='mine')
+    self.assertIn(
+        "RunInference: unknown argument 'metrics_name_space'. Did you mean "
+        "'metrics_namespace'? It has no effect.",
+        warning)
+    warning, = self._warnings(zzz=1)
+    self.assertIn("'zzz'. Leave it out", warning)
 
   def test_of_the_model_watcher_need_a_pattern(self):
-    with self.assertRaisesRegex(TypeError, "unknown argument 'interval'"):
-      _run(_FLAG, interval=60)
-
-  def test_vanish_without_the_flag_as_ever(self):
-    _run(batching_option=1, interval=60)
+    warning, = self._warnings(interval=60)
+    self.assertIn("unknown argument 'interval'", warning)
 
   def test_known_ones_are_taken(self):
-    _run(_FLAG, metrics_namespace='mine', model_identifier='model')
+    with self.assertNoLogs('apache_beam.transforms.batching', 'WARNING'):
+      _run(metrics_namespace='mine', model_identifier='model')
 
 
 class KnownArgumentsTest(unittest.TestCase):
@@ -70,10 +69,10 @@ class KnownArgumentsTest(unittest.TestCase):
         watch_model_pattern='/models/*',
         interval=60,
         stop_timestamp=4e9)
-    options = PipelineOptions([_FLAG])
     # Expanding is enough: nothing is run.
-    pipeline = beam.Pipeline(runner='FnApiRunner', options=options)
-    results = pipeline | beam.Create(['x']) | transform
+    pipeline = beam.Pipeline(runner='FnApiRunner')
+    with self.assertNoLogs('apache_beam.transforms.batching', 'WARNING'):
+      results = pipeline | beam.Create(['x']) | transform
     self.assertIsNotNone(results)
 
 

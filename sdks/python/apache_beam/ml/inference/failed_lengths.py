@@ -15,7 +15,7 @@
 # limitations under the License.
 #
 
-"""Dead letters for elements that batching by length cannot place."""
+"""Dead letters for elements that the user's own function cannot measure."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,37 +25,25 @@ import apache_beam as beam
 __all__ = ['fail_unmeasurable']
 
 
-class _Measure:
-  """Measures an element as batching will, for what that raises."""
-  def __init__(self, measure: Callable[[Any], Any]):
-    self._measure = measure
-
-  def __call__(self, element):
-    self._measure(element)
-    return element
-
-
 def fail_unmeasurable(
     pcoll: beam.PCollection,
     measure: Callable[[Any], Any],
     **exception_handling) -> tuple[beam.PCollection, beam.PCollection]:
-  """Parts elements that cannot be batched from the others.
-
-  The length function is called once more for every element; a slow one, such
-  as a tokenizer, is better run in a step in front of RunInference.
+  """Measures elements, and parts those that cannot be measured from the others.
 
   Args:
     pcoll: the elements.
-    measure: raises for an element that cannot be batched.
+    measure: an element as batching by length takes it; raises for one that
+      cannot be batched.
     **exception_handling: as for ``ParDo.with_exception_handling``.
 
   Returns:
-    The good elements, and the bad ones as failed batches of one,
+    The measured elements, and the bad ones as failed batches of one,
     ``([element], error)``.
   """
-  good, bad = (
+  measured, bad = (
       pcoll
-      | 'BeamML_RunInference_Measure' >> beam.Map(
-          _Measure(measure)).with_exception_handling(**exception_handling))
-  return good, bad | 'BeamML_RunInference_Unmeasurable' >> beam.MapTuple(
+      | 'BeamML_RunInference_Measure' >>
+      beam.Map(measure).with_exception_handling(**exception_handling))
+  return measured, bad | 'BeamML_RunInference_Unmeasurable' >> beam.MapTuple(
       lambda element, error: ([element], error))

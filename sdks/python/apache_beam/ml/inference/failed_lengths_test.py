@@ -20,6 +20,7 @@ import unittest
 
 import apache_beam as beam
 from apache_beam.ml.inference import base
+from apache_beam.ml.inference import failed_lengths_test
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
@@ -29,7 +30,7 @@ from apache_beam.transforms.batching.options import BatchingOptions
 # What a length function may get wrong, by element.
 _WRONG = {
     'none': None,
-    'float': 1.5,
+    'word': 'x',
     'nan': math.nan,
     'negative': -1,
     'huge': 1 << 62,
@@ -57,16 +58,22 @@ class _Upper(base.ModelHandler[str, str, None]):
     return [text.upper() for text in batch]
 
 
-def _handler(keyed):
-  handler = _Upper(batch_length_fn=_length, max_batch_size=1)
-  return base.KeyedModelHandler(handler) if keyed else handler
+class _Counting:
+  calls = 0
+
+  @staticmethod
+  def length(text):
+    # Of this module, since what is pickled by value counts for itself.
+    failed_lengths_test._Counting.calls += 1
+    return len(text)
+
+
+def _handler():
+  return _Upper(batch_length_fn=_length, max_batch_size=1)
 
 
 class FailedLengthsTest(unittest.TestCase):
-  def _check(self, keyed):
-    def element(text):
-      return (1, text) if keyed else text
-
+  def test_fail_alone_as_other_failed_batches(self):
     def describe(failed):
       (failed_element, ), (error, message, _) = failed
       return failed_element, error.__name__, 'BatchElements' not in message
@@ -75,20 +82,54 @@ class FailedLengthsTest(unittest.TestCase):
     with _pipeline() as p:
       results, other = (
           p
-          | beam.Create([element(text) for text in texts])
-          | base.RunInference(_handler(keyed)).with_exception_handling())
-      assert_that(results, equal_to([element('X'), element('YY')]))
+          | beam.Create(texts)
+          | base.RunInference(_handler()).with_exception_handling())
+      assert_that(results, equal_to(['X', 'YY']))
+      expected = [('raises', 'KeyError', True)]
+      expected += [(text, 'ValueError', True) for text in ('bad', *_WRONG)]
       assert_that(
           other.failed_inferences | beam.Map(describe),
-          equal_to([(element(text), 'ValueError', True)
-                    for text in ('bad', 'raises', *_WRONG)]),
+          equal_to(expected),
           label='failed')
 
-  def test_fail_alone_as_other_failed_batches(self):
-    self._check(keyed=False)
+  def test_keyed_examples_keep_their_keys(self):
+    with _pipeline() as p:
+      results, other = (
+          p
+          | beam.Create([(1, 'x'), (2, 'none'), (3, 'yy')])
+          | base.RunInference(
+              base.KeyedModelHandler(_handler())).with_exception_handling())
+      assert_that(results, equal_to([(1, 'X'), (3, 'YY')]))
+      assert_that(
+          other.failed_inferences | beam.Map(lambda failed: failed[0]),
+          equal_to([[(2, 'none')]]),
+          label='failed')
 
-  def test_of_keyed_examples(self):
-    self._check(keyed=True)
+  def test_exc_class_is_what_the_function_raises(self):
+    for exc_class, fails in ((KeyError, False), ((KeyError, TypeError), False),
+                             (TypeError, True)):
+      p = _pipeline()
+      _, other = p | beam.Create(['x', 'raises']) | base.RunInference(
+          _handler()).with_exception_handling(exc_class=exc_class)
+      assert_that(
+          other.failed_inferences | beam.Map(lambda failed: failed[0]),
+          equal_to([['raises']]))
+      if fails:
+        with self.assertRaisesRegex(Exception, 'no such token'):
+          p.run()
+      else:
+        p.run()
+
+  def test_is_measured_once(self):
+    _Counting.calls = 0
+    for kwargs in ({}, {'max_batch_duration_secs': 60}):
+      _Counting.calls = 0
+      handler = _Upper(batch_length_fn=_Counting.length, **kwargs)
+      with _pipeline() as p:
+        results, _ = p | beam.Create(['x', 'yy']) | base.RunInference(
+            handler).with_exception_handling()
+        assert_that(results, equal_to(['X', 'YY']))
+      self.assertEqual(2, _Counting.calls)
 
   def test_a_refused_element_fails_alone(self):
     handler = _Upper(batch_length_fn=len)
@@ -106,11 +147,11 @@ class FailedLengthsTest(unittest.TestCase):
           label='failed')
 
   def test_without_exception_handling_the_error_names_the_element(self):
-    for text, message in (('raises', "failed for the element 'raises': KeyErr"),
+    for text, message in (('raises', "failed for the element 'raises'"),
                           ('huge', "returned 4611686018427387904 .*'huge'")):
       with self.assertRaisesRegex(Exception, f'length_fn {message}'):
         with _pipeline() as p:
-          _ = p | beam.Create([text]) | base.RunInference(_handler(False))
+          _ = p | beam.Create([text]) | base.RunInference(_handler())
 
 
 if __name__ == '__main__':

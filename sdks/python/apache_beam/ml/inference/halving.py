@@ -15,8 +15,10 @@
 # limitations under the License.
 #
 
-"""Runs a batch in halves where the whole of it fails."""
+"""Runs a batch in parts where the whole of it fails."""
 
+import dataclasses
+import math
 import traceback
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -30,7 +32,9 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.batching.memory_limit import report_out_of_memory
 from apache_beam.transforms.combiners import CountCombineFn
 from apache_beam.transforms.core import CombineGlobally
+from apache_beam.transforms.core import DoFn
 from apache_beam.transforms.core import Map
+from apache_beam.transforms.core import _TimeoutDoFn
 
 __all__ = [
     'BatchSplitter',
@@ -40,89 +44,243 @@ __all__ = [
     'splitter_for',
 ]
 
-# What torch says, on an accelerator and by its CPU allocator.
-_OUT_OF_MEMORY = ('out of memory', 'not enough memory', "can't allocate memory")
+# What errors say that are for lack of memory, in small letters: torch on an
+# accelerator, on MPS and by its CPU allocator, JAX and XLA, TensorFlow, ONNX
+# Runtime, cuBLAS and cuDNN.
+_OUT_OF_MEMORY = (
+    'out of memory',
+    'outofmemory',
+    'not enough memory',
+    "can't allocate memory",
+    'cannot allocate memory',
+    'failed to allocate memory',
+    'failed to allocate request',
+    'attempting to allocate',
+    'oom when allocating',
+    'status_alloc_failed',
+    'bad allocation',
+    'bad_alloc')
+# Whose errors are looked at beside RuntimeErrors.
+_LIBRARIES = frozenset((
+    'cupy',
+    'jax',
+    'jaxlib',
+    'onnxruntime',
+    'tensorflow',
+    'tensorrt',
+    'torch',
+    'xla_extension'))
+# So many causes of an error are looked at.
+_CAUSES = 4
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-  """Whether a smaller batch may do; torch is told by its messages."""
-  if isinstance(error, MemoryError):
-    return True
-  message = str(error)
-  return isinstance(error, RuntimeError) and any(
-      part in message for part in _OUT_OF_MEMORY)
+  """Whether a smaller batch may do: by the error's type, or by the messages of
+  the libraries that run models, its causes among them."""
+  for _ in range(_CAUSES):
+    if isinstance(error, MemoryError):
+      return True
+    library = type(error).__module__.partition('.')[0] in _LIBRARIES
+    if isinstance(error, RuntimeError) or library:
+      message = str(error).lower()
+      if any(part in message for part in _OUT_OF_MEMORY):
+        return True
+    error = error.__cause__
+    if error is None:
+      return False
+  return False
+
+
+@dataclasses.dataclass
+class _Part:
+  """Elements of a batch, by their places in it, that failed together."""
+  places: range
+  error: Exception
+  scarce: bool
+
+
+class _Call(DoFn):
+  def process(self, function):
+    yield function()
 
 
 class BatchSplitter:
-  """Halves a batch that fails, down to the elements that fail alone.
+  """Runs a batch that fails in parts.
 
-  One bad element of n takes at most ``2 * log2(n)`` more calls, rounded up.
+  One that does not fit in memory is run in halves, and these likewise. With
+  ``bisects`` so is a batch that fails for another reason, until its bad elements
+  are found: one of n takes at most ``2 * log2(n) + 2`` more calls, and however
+  many there are at most ``n + 2 * log2(n)``.
+
+  Each call gets a list of its own, as a model handler may change it.
 
   Args:
     namespace: of the counter ``batches_split``.
-    exc_class: which failures are split beside those for lack of memory, and
-      then handed back instead of raised. None for those that are raised.
+    exc_class: the failures that are handed back instead of raised; None for
+      those that are raised.
+    bisects: whether batches are also run in parts where such a failure is not
+      for lack of memory.
+    timeout: how many seconds each call may take; None for no bound.
+    splits_timeouts: whether a call that took longer is run in parts. Not where
+      the model is deleted then.
   """
-  def __init__(self, namespace: str, exc_class: type | tuple | None = None):
+  def __init__(
+      self,
+      namespace: str,
+      exc_class: type | tuple | None = None,
+      bisects: bool = False,
+      timeout: float | None = None,
+      splits_timeouts: bool = True):
     self._exc_class = exc_class or ()
+    self._bisects = bisects
+    self._splits_timeouts = splits_timeouts
     self._split = Metrics.counter(namespace, 'batches_split')
+    self._timed = None if timeout is None else _TimeoutDoFn(_Call(), timeout)
 
-  def run(
-      self, function: Callable[[Sequence[Any]], list],
-      batch: Sequence[Any]) -> tuple[list, list[tuple[list, tuple]]]:
+  def in_time(self, function: Callable[[], Any]) -> Any:
+    """What a function returns.
+
+    Raises:
+      TimeoutError: if it takes longer than a call may.
+    """
+    if self._timed is None:
+      return function()
+    result, = self._timed.process(function)
+    return result
+
+  def run(self, function: Callable[[list[Any]], list],
+          batch: Sequence[Any]) -> tuple[list, list[tuple[list, tuple]]]:
     """Runs a batch.
 
     Args:
       function: a batch's results, in order.
-      batch: is halved by slices.
+      batch: the elements; left as it is.
 
     Returns:
-      The results of what did not fail, in order, and the elements that failed,
-      as ``ParDo.with_exception_handling`` hands on what failed:
-      ``([element], (class, repr, lines of the traceback))``.
+      The results of what did not fail, in order, and what failed, as
+      ``ParDo.with_exception_handling`` hands it on:
+      ``(elements, (class, repr, lines of the traceback))``; with ``bisects`` for
+      each element alone, else in one piece.
     """
-    return self._run(function, batch, batch)
+    elements = [*batch]
+    # By the place of their first element, since a handler may give any number.
+    results: dict[int, list] = {}
+    failed: list[_Part] = []
 
-  def _run(self, function, batch, whole):
-    try:
-      return function(batch), []
-    except Exception as e:
-      scarce = is_out_of_memory(e)
-      handled = isinstance(e, self._exc_class)
-      if len(batch) < 2:
-        if not handled:
+    def call(places):
+      """Runs some elements; the part, if they fail."""
+      try:
+        found = self.in_time(
+            lambda: function([elements[place] for place in places]))
+      except Exception as e:  # pylint: disable=broad-except
+        scarce = is_out_of_memory(e)
+        if not scarce and not isinstance(e, self._exc_class):
           raise
-        failed = type(e), repr(e), traceback.format_exception(e)
-        return [], [(list(batch), failed)]
-      if not scarce and not handled:
-        raise
-    # Outside of the handler, since the traceback holds what memory there was.
-    if scarce:
-      report_out_of_memory(whole)
-    self._split.inc()
-    middle = (len(batch) + 1) // 2
-    results, failures = self._run(function, batch[:middle], whole)
-    more_results, more_failures = self._run(function, batch[middle:], whole)
-    return results + more_results, failures + more_failures
+        if not scarce and not self._bisects and len(places) == len(elements):
+          # As it fails without a splitter.
+          raise
+        if isinstance(e, TimeoutError) and not self._splits_timeouts:
+          raise
+        if scarce and len(places) == 1 and not isinstance(e, self._exc_class):
+          raise
+        # The traceback holds what memory there was.
+        return _Part(places, e.with_traceback(None) if scarce else e, scarce)
+      results[places.start] = found
+      return None
+
+    part = call(range(len(elements)))
+    pending, calls = [] if part is None else [part], 0
+    while pending:
+      if any(part.scarce for part in pending):
+        report_out_of_memory(batch)
+      halves = []
+      at_once = self._runs_each_alone(pending, calls, len(elements))
+      for part in pending:
+        if len(part.places) == 1 or not (part.scarce or self._bisects):
+          failed.append(part)
+        else:
+          self._split.inc()
+          halves += _alone(part) if at_once else _halves(part)
+      calls += len(halves)
+      pending = [part for part in map(call, halves) if part is not None]
+    in_order = [
+        result for place in sorted(results) for result in results[place]
+    ]
+    return in_order, self._failures(failed, elements)
+
+  def _runs_each_alone(self, pending, calls, count):
+    """Whether halves, if they all fail, would be more calls than are allowed."""
+    if any(part.scarce for part in pending):
+      return False
+    remaining = sum(len(part.places) for part in pending)
+    most = count + 2 * math.log2(max(1, count))
+    return calls + 2 * len(pending) + remaining > most
+
+  def _failures(self, failed, elements):
+    """What failed, as dead letters."""
+    failed.sort(key=lambda part: part.places.start)
+    letters = [([elements[place] for place in part.places],
+                _described(part.error)) for part in failed]
+    if self._bisects or len(letters) < 2:
+      return letters
+    # One for a batch, as without a splitter.
+    return [(sum((held for held, _ in letters), []), letters[0][1])]
+
+
+def _halves(part):
+  middle = (len(part.places) + 1) // 2
+  return [part.places[:middle], part.places[middle:]]
+
+
+def _alone(part):
+  return [part.places[i:i + 1] for i in range(len(part.places))]
+
+
+def _described(error):
+  return type(error), repr(error), traceback.format_exception(error)
 
 
 def splitter_for(
-    handler, metrics_namespace: str | None,
-    exc_class: type | tuple | None) -> BatchSplitter | None:
-  """None for a handler whose batches are not to be split.
-
-  Those are batches of the user's, and what ``splits_failed_batches`` says.
+    handler,
+    metrics_namespace: str | None,
+    exc_class: type | tuple | None,
+    backs_off: bool,
+    bisects: bool,
+    timeout: float | None,
+    owner: str) -> BatchSplitter | None:
+  """The splitter of a RunInference; None where batches are not to be split.
 
   Args:
+    handler: its model handler.
+    metrics_namespace: its own, None for that of the handler.
     exc_class: as with_exception_handling has it; None or False without it.
+    backs_off: whether batches that do not fit in memory are split, unless they
+      are the user's, or ``splits_failed_batches`` says no.
+    bisects: whether bad elements are to be found.
+    timeout: of each call.
+    owner: the transform, for the message.
+
+  Raises:
+    ValueError: if bad elements are to be found in batches of the user's.
   """
   inner = innermost(handler)
   # MLTransform wraps the handlers of embeddings.
   inner = getattr(inner, '_underlying', inner)
-  if handler.should_skip_batching() or not inner.splits_failed_batches():
+  if handler.should_skip_batching():
+    if bisects:
+      raise ValueError(
+          f'{owner}: bisect_failed_batches has no effect, because the model '
+          'handler skips batching. Leave it out.')
+    return None
+  if not bisects and not (backs_off and inner.splits_failed_batches()):
     return None
   namespace = metrics_namespace or handler.get_metrics_namespace()
-  return BatchSplitter(namespace, exc_class or None)
+  return BatchSplitter(
+      namespace,
+      exc_class or None,
+      bisects,
+      timeout,
+      not handler.should_garbage_collect_on_timeout())
 
 
 def as_dead_letters(failures: Iterable[tuple[list, tuple]]):

@@ -16,11 +16,14 @@
 #
 
 import math
+import pickle
 import tempfile
+import time
 import unittest
 from unittest import mock
 
 from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 
 import apache_beam as beam
@@ -56,20 +59,36 @@ class _Calls:
     return [2 * number for number in batch]
 
 
+def _bisects(**kwargs):
+  return BatchSplitter('ns', Exception, bisects=True, **kwargs)
+
+
 class BatchSplitterTest(unittest.TestCase):
+  @settings(deadline=None)
   @given(st.integers(1, 300), st.data())
   def test_one_bad_element(self, count, data):
     bad = data.draw(st.integers(0, count - 1))
     calls = _Calls([bad])
-    results, failures = BatchSplitter('ns', Exception).run(
-        calls, list(range(count)))
+    results, failures = _bisects().run(calls, list(range(count)))
     self.assertEqual(results, [2 * i for i in range(count) if i != bad])
     (batch, (error, message, trace)), = failures
     self.assertEqual((batch, error, message),
                      ([bad], ValueError, "ValueError('bad')"))
     self.assertIn('in __call__', ''.join(trace))
-    self.assertLessEqual(
-        len(calls.batches) - 1, 2 * math.ceil(math.log2(count)))
+    self.assertLessEqual(len(calls.batches) - 1, 2 * math.log2(count) + 2)
+
+  @settings(deadline=None)
+  @given(st.integers(1, 300), st.data())
+  def test_any_number_of_bad_elements(self, count, data):
+    bad = data.draw(
+        st.one_of(
+            st.just(set(range(count))), st.sets(st.integers(0, count - 1))))
+    calls = _Calls(bad)
+    results, failures = _bisects().run(calls, list(range(count)))
+    self.assertEqual(results, [2 * i for i in range(count) if i not in bad])
+    self.assertEqual([batch for batch, _ in failures],
+                     [[i] for i in sorted(bad)])
+    self.assertLessEqual(len(calls.batches) - 1, count + 2 * math.log2(count))
 
   @given(st.integers(1, 100), st.integers(1, 20))
   def test_what_does_not_fit_is_halved(self, count, most):
@@ -78,18 +97,136 @@ class BatchSplitterTest(unittest.TestCase):
     self.assertEqual(results, [2 * i for i in range(count)])
     self.assertEqual(failures, [])
 
+  @given(st.integers(2, 60), st.integers(1, 20), st.data())
+  def test_what_does_not_fit_and_is_bad(self, count, most, data):
+    bad = data.draw(st.sets(st.integers(0, count - 1)))
+    results, failures = _bisects().run(_Calls(bad, most), list(range(count)))
+    self.assertEqual(results, [2 * i for i in range(count) if i not in bad])
+    self.assertEqual([batch for batch, _ in failures],
+                     [[i] for i in sorted(bad)])
+
   def test_other_errors_are_raised_at_once(self):
-    calls = _Calls([1])
-    with self.assertRaises(ValueError):
-      BatchSplitter('ns').run(calls, [0, 1, 2])
-    with self.assertRaises(ValueError):
-      BatchSplitter('ns', KeyError).run(calls, [0, 1, 2])
-    self.assertEqual(len(calls.batches), 2)
+    for splitter in (BatchSplitter('ns'),
+                     BatchSplitter('ns', KeyError),
+                     BatchSplitter('ns', ValueError),
+                     BatchSplitter('ns', KeyError, bisects=True)):
+      calls = _Calls([1])
+      with self.assertRaises(ValueError):
+        splitter.run(calls, [0, 1, 2])
+      self.assertEqual(len(calls.batches), 1)
 
   def test_an_element_that_does_not_fit_alone(self):
-    calls = _Calls(most=0)
     with self.assertRaises(MemoryError):
-      BatchSplitter('ns').run(calls, [0, 1])
+      BatchSplitter('ns').run(_Calls(most=0), [0, 1])
+    # One dead letter for a batch, as without a splitter.
+    for bisects, expected in ((False, [[0, 1, 2]]), (True, [[0], [1], [2]])):
+      results, failures = BatchSplitter('ns', Exception, bisects).run(
+          _Calls(most=0), [0, 1, 2])
+      self.assertEqual(results, [])
+      self.assertEqual([batch for batch, _ in failures], expected)
+
+  def test_each_call_has_a_list_of_its_own(self):
+    def eats(batch):
+      taken = [batch.pop() for _ in range(len(batch))][::-1]
+      if len(taken) > 2:
+        raise MemoryError()
+      if 3 in taken:
+        raise ValueError('bad')
+      return taken
+
+    batch = [0, 1, 2, 3, 4]
+    results, failures = _bisects().run(eats, batch)
+    self.assertEqual(results, [0, 1, 2, 4])
+    self.assertEqual([held for held, _ in failures], [[3]])
+    self.assertEqual(batch, [0, 1, 2, 3, 4])
+
+  def test_any_number_of_results(self):
+    def twice(batch):
+      if len(batch) > 2:
+        raise MemoryError()
+      return [*batch, *batch] if 1 in batch else []
+
+    results, _ = BatchSplitter('ns').run(twice, [0, 1, 2, 3])
+    self.assertEqual(results, [0, 1, 0, 1])
+
+  def test_each_call_has_a_timeout_of_its_own(self):
+    def slow(batch):
+      time.sleep(0.2)
+      if 3 in batch:
+        raise ValueError('bad')
+      return batch
+
+    # Seven calls in all.
+    splitter = pickle.loads(pickle.dumps(_bisects(timeout=0.9)))
+    results, failures = splitter.run(slow, list(range(8)))
+    self.assertEqual(results, [0, 1, 2, 4, 5, 6, 7])
+    self.assertEqual(len(failures), 1)
+
+  def test_a_call_that_takes_too_long(self):
+    def slow(batch):
+      if 1 in batch:
+        time.sleep(60)
+      return batch
+
+    results, failures = _bisects(timeout=0.3).run(slow, [0, 1])
+    self.assertEqual(results, [0])
+    (batch, (error, _, _)), = failures
+    self.assertEqual((batch, error), ([1], TimeoutError))
+    with self.assertRaises(TimeoutError):
+      _bisects(timeout=0.3, splits_timeouts=False).run(slow, [0, 1])
+    with self.assertRaises(TimeoutError):
+      BatchSplitter('ns', timeout=0.1).in_time(lambda: time.sleep(60))
+
+
+class OutOfMemoryTest(unittest.TestCase):
+  def _named(self, module, name='Error', base=Exception):
+    return type(name, (base, ), {'__module__': module})
+
+  def test_messages_of_libraries(self):
+    xla = self._named('jaxlib.xla_extension', base=RuntimeError)
+    onnx = self._named('onnxruntime.capi.onnxruntime_pybind11_state')
+    tensorflow = self._named('tensorflow.python.framework.errors_impl')
+    for error in (
+        MemoryError(),
+        RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB'),
+        RuntimeError(
+            'MPS backend out of memory (MPS allocated: 9.00 GB, max allowed: '
+            '9.07 GB). Tried to allocate 256.00 MB on private pool.'),
+        RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling '
+                     '`cublasCreate(handle)`'),
+        RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED'),
+        RuntimeError(
+            '[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: not '
+            'enough memory: you tried to allocate 4398046511104 bytes.'),
+        xla('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes'
+            ),
+        xla('RESOURCE_EXHAUSTED: Failed to allocate request for 2.00GiB'),
+        xla('RESOURCE_EXHAUSTED: Attempting to allocate 3.00G. That was not '
+            'possible. There are 2.10G free.'),
+        onnx('[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate '
+             'memory for requested buffer of size 4294967296'),
+        onnx('[ONNXRuntimeError] : 1 : FAIL : bad allocation'),
+        RuntimeError('std::bad_alloc'),
+        tensorflow(
+            'OOM when allocating tensor with shape[32,512,30522] and type'
+            ' float on /job:localhost/replica:0/task:0/device:GPU:0'),
+    ):
+      with self.subTest(str(error)):
+        self.assertTrue(is_out_of_memory(error))
+        try:
+          raise ValueError('inference failed') from error
+        except ValueError as e:
+          self.assertTrue(is_out_of_memory(e))
+
+  def test_other_errors(self):
+    quota = self._named('google.api_core.exceptions')
+    for error in (
+        ValueError('out of memory'),
+        KeyError('bad_alloc'),
+        quota('429 RESOURCE_EXHAUSTED: Quota exceeded, out of memory'),
+        RuntimeError('CUDA error: device-side assert triggered'),
+        RuntimeError()):
+      self.assertFalse(is_out_of_memory(error), error)
 
   def test_errors_of_torch(self):
     try:
@@ -101,7 +238,6 @@ class BatchSplitterTest(unittest.TestCase):
     self.assertTrue(is_out_of_memory(caught.exception))
     self.assertTrue(
         is_out_of_memory(torch.OutOfMemoryError('CUDA out of memory.')))
-    self.assertFalse(is_out_of_memory(ValueError('out of memory')))
 
 
 class _Model(base.ModelHandler[str, str, None]):
@@ -139,6 +275,11 @@ class _Remote(base.RemoteModelHandler[str, str, None]):
     raise ValueError('bad')
 
 
+def _splitter(handler, backs_off=True, bisects=False):
+  return splitter_for(
+      handler, None, Exception, backs_off, bisects, None, 'Owner')
+
+
 class _Embeddings(EmbeddingsManager):
   def __init__(self, handler):
     super().__init__(columns=['x'])
@@ -174,14 +315,13 @@ class RunInferenceHalvesTest(unittest.TestCase):
     self.assertEqual(counters['num_inferences'], 4)
 
   def test_later_batches_are_smaller(self):
-    for kwargs in ({}, {'max_batch_duration_secs': 60}):
-      p = self._pipeline()
-      handler = _Small(max_batch_size=32, batch_length_fn=len, **kwargs)
-      results = self._texts(p, *['x' * 10] * 400) | base.RunInference(handler)
-      assert_that(results | beam.combiners.Count.Globally(), equal_to([400]))
-      counters = _run_and_count(p)
-      # Without a limit that follows there are 13 batches of 32, all split.
-      self.assertTrue(1 <= counters['batches_split'] <= 6, counters)
+    p = self._pipeline()
+    handler = _Small(max_batch_size=32, batch_length_fn=len)
+    results = self._texts(p, *['x' * 10] * 400) | base.RunInference(handler)
+    assert_that(results | beam.combiners.Count.Globally(), equal_to([400]))
+    counters = _run_and_count(p)
+    # Without a limit that follows there are 13 batches of 32, all split.
+    self.assertTrue(1 <= counters['batches_split'] <= 6, counters)
 
   def test_later_batches_are_smaller_in_another_thread(self):
     p = self._pipeline()
@@ -192,50 +332,20 @@ class RunInferenceHalvesTest(unittest.TestCase):
     counters = _run_and_count(p)
     self.assertTrue(1 <= counters['batches_split'] <= 6, counters)
 
-  def test_a_threshold_is_a_share_of_elements(self):
-    # Of 8 in 2 batches.
-    texts = ['a', 'b', 'bad', 'bad', 'c', 'd', 'e', 'bad']
-    for threshold in (0.4, 0.3):
-      p = self._pipeline()
-      results, _ = self._texts(p, *texts) | base.RunInference(
-          _Model(min_batch_size=4, max_batch_size=4)).with_exception_handling(
-              threshold=threshold)
-      assert_that(results | beam.combiners.Count.Globally(), equal_to([5]))
-      if threshold > 3 / 8:
-        p.run()
-      else:
-        with self.assertRaisesRegex(Exception, '3 of 8 .*threshold=0.3'):
-          p.run()
-
-  def test_a_bad_element_fails_alone(self):
-    p = self._pipeline()
-    results, other = self._texts(p, 'a', 'b', 'bad', 'c') | base.RunInference(
-        _Model(min_batch_size=4, max_batch_size=4)).with_exception_handling()
-    assert_that(results, equal_to(['a of 2', 'b of 2', 'c of 1']))
-    assert_that(
-        other.failed_inferences
-        | beam.Map(lambda failed: (failed[0], failed[1][0], failed[1][1])),
-        equal_to([(['bad'], ValueError, "ValueError('bad')")]),
-        label='failed')
-    counters = _run_and_count(p)
-    self.assertEqual(counters['num_inferences'], 3)
-    self.assertEqual(counters['failed_batches_counter'], 1)
-
-  def test_keyed_elements_keep_their_keys(self):
-    with self._pipeline() as p:
-      handler = base.KeyedModelHandler(
-          _Model(min_batch_size=4, max_batch_size=4))
-      results, other = (
-          self._texts(p, 'a', 'bad', 'b', 'c')
-          | beam.WithKeys(str.upper)
-          | base.RunInference(handler).with_exception_handling())
-      assert_that(
-          results,
-          equal_to([('A', 'a of 1'), ('B', 'b of 2'), ('C', 'c of 2')]))
+  def test_a_batch_that_fails_is_a_dead_letter_as_without_the_flag(self):
+    for flags in ((), (_FLAG, )):
+      p = TestPipeline(runner='FnApiRunner', options=PipelineOptions(flags))
+      results, other = self._texts(
+          p, 'a', 'b', 'bad', 'c') | base.RunInference(
+              _Model(min_batch_size=2,
+                     max_batch_size=2)).with_exception_handling(threshold=0.5)
+      assert_that(results, equal_to(['a of 2', 'b of 2']))
       assert_that(
           other.failed_inferences | beam.Map(lambda failed: failed[0]),
-          equal_to([[('BAD', 'bad')]]),
+          equal_to([['bad', 'c']]),
           label='failed')
+      counters = _run_and_count(p)
+      self.assertNotIn('batches_split', counters)
 
   def test_remote_calls_and_batches_of_the_user_are_not_split(self):
     with self._pipeline() as p:
@@ -269,34 +379,15 @@ class RunInferenceHalvesTest(unittest.TestCase):
                     base.KeyedModelHandler(_Remote()),
                     base.KeyedModelHandler(mapping),
                     _TextEmbeddingHandler(embeddings)):
-      self.assertIsNone(splitter_for(handler, None, Exception), handler)
+      self.assertIsNone(_splitter(handler), handler)
+      self.assertIsNotNone(_splitter(handler, bisects=True), handler)
     own = base.KeyedModelHandler(mapping[:1])
-    self.assertIsNotNone(splitter_for(own, None, Exception))
+    self.assertIsNotNone(_splitter(own))
+    self.assertIsNone(_splitter(own, backs_off=False))
+    with self.assertRaisesRegex(ValueError, 'Owner: bisect_failed_batches has'):
+      _splitter(_Model().with_no_batching(), bisects=True)
     # It cannot be made without the Agent Development Kit.
     self.assertFalse(ADKAgentModelHandler.splits_failed_batches(mock.Mock()))
-
-  def test_rows_of_ml_transform(self):
-    rows = [{'x': 'a'}, {'x': 'b', 'y': 1}, {'x': 'bad'}, {'x': 'c'}]
-    with self._pipeline() as p, tempfile.TemporaryDirectory() as location:
-      embedded, failed = self._texts(p, *rows) | MLTransform(
-          write_artifact_location=location).with_transform(
-              _Embeddings(_Model(min_batch_size=4))).with_exception_handling()
-      # A row with another column is no neighbour, but not bad by itself.
-      assert_that(
-          embedded,
-          equal_to([{
-              'x': 'a of 1'
-          }, {
-              'x': 'b of 1', 'y': 1
-          }, {
-              'x': 'c of 1'
-          }]))
-      assert_that(
-          failed | beam.Map(lambda row: row.element),
-          equal_to([[{
-              'x': 'bad'
-          }]]),
-          label='failed')
 
 
 if __name__ == '__main__':

@@ -43,7 +43,7 @@ try:
 
   from apache_beam.ml.inference.huggingface_inference import HuggingFacePipelineModelHandler
   from apache_beam.ml.inference.huggingface_inference import PipelineTask
-  from apache_beam.ml.inference.huggingface_pipeline_batching import validate_batching_pipeline
+  from apache_beam.ml.inference.huggingface_pipeline_batching import PipelineBatches
 except ImportError:
   raise unittest.SkipTest('PyTorch and transformers are not installed.')
 
@@ -110,6 +110,9 @@ class PipelineBatchingTest(unittest.TestCase):
         use_pipeline_batching=batching,
         **kwargs)
 
+  def check_pipeline(self, pipeline):
+    PipelineBatches('Handler', '', {}, True).check_pipeline(pipeline)
+
   def run_counted(self, *handler_args, inference_args=None):
     """Returns the inferences and the batch size of each forward call."""
     handler = self.handler(*handler_args)
@@ -124,7 +127,8 @@ class PipelineBatchingTest(unittest.TestCase):
 
   def test_text_classification_runs_once(self):
     batched, calls = self.run_counted('text-classification', 'classes')
-    self.assertEqual(calls, [4])
+    # And the shortest alone, to compare.
+    self.assertEqual(calls, [4, 1])
     single, calls = self.run_counted('text-classification', 'classes', False)
     self.assertEqual(calls, [1, 1, 1, 1])
     for b, s in zip(batched, single):
@@ -133,7 +137,7 @@ class PipelineBatchingTest(unittest.TestCase):
 
   def test_token_classification_drops_the_padding(self):
     batched, calls = self.run_counted('token-classification', 'tags')
-    self.assertEqual(calls, [4])
+    self.assertEqual(calls, [4, 1])
     single, _ = self.run_counted('token-classification', 'tags', False)
     for b, s, text in zip(batched, single, TEXTS):
       self.assertEqual(len(b), len(text.split()))
@@ -218,13 +222,12 @@ class PipelineBatchingTest(unittest.TestCase):
         task='text-generation', tokenizer=make_tokenizer(pad_token='[PAD]'))
     pipeline.tokenizer.padding_side = 'right'
     with self.assertRaisesRegex(ValueError, "Handler: .* padding_side to 'lef"):
-      validate_batching_pipeline('Handler', pipeline)
+      self.check_pipeline(pipeline)
     pipeline.tokenizer.padding_side = 'left'
-    validate_batching_pipeline('Handler', pipeline)
+    self.check_pipeline(pipeline)
 
   def test_pipelines_without_a_tokenizer_are_taken(self):
-    validate_batching_pipeline(
-        'Handler',
+    self.check_pipeline(
         types.SimpleNamespace(task='image-classification', tokenizer=None))
 
   def test_feature_extraction_is_refused(self):
@@ -234,7 +237,7 @@ class PipelineBatchingTest(unittest.TestCase):
         self.handler(task, 'features')
     pipeline = self.handler('feature-extraction', 'features', False)
     with self.assertRaisesRegex(ValueError, 'Handler: .*feature-extraction'):
-      validate_batching_pipeline('Handler', pipeline.load_model())
+      self.check_pipeline(pipeline.load_model())
 
   def test_why_feature_extraction_is_refused(self):
     extract = self.handler('feature-extraction', 'features', False).load_model()

@@ -15,46 +15,57 @@
 # limitations under the License.
 #
 
-"""Length and size functions for keyed model handlers."""
+"""The length of the example in a (key, example) pair."""
 
 from collections.abc import Callable
-from collections.abc import Mapping
 from typing import Any
 
-__all__ = ['OfExample', 'functions_of_examples']
-
-_FUNCTIONS = ('length_fn', 'element_size_fn')
+__all__ = ['of_example']
 
 
-class OfExample:
-  """A function of the example in a (key, example) pair.
+class _OfExample:
+  """A function of the example in an element.
 
-  An element that is no tuple has no key and is the example, as
-  MaybeKeyedModelHandler has it.
+  In 2.77 keyed handlers hand the pair to the function. One that was written
+  for that, and so fails for the example, still gets it.
+
+  Args:
+    fn: maps an example to its length.
+    always_keyed: whether each element is a pair, of any type. Otherwise one
+      that is no tuple has no key, as MaybeKeyedModelHandler has it.
   """
-  def __init__(self, fn: Callable[[Any], int]):
+  def __init__(self, fn: Callable[[Any], Any], always_keyed: bool):
     self._fn = fn
+    self._always_keyed = always_keyed
 
-  def __call__(self, element: Any) -> int:
-    return self._fn(element[1] if isinstance(element, tuple) else element)
+  def __call__(self, element: Any) -> Any:
+    if not self._always_keyed and not isinstance(element, tuple):
+      return self._fn(element)
+    try:
+      return self._fn(element[1])
+    except Exception:
+      try:
+        return self._fn(element)
+      except Exception:  # pylint: disable=broad-except
+        pass
+      raise
 
 
-def functions_of_examples(handler, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-  """The arguments for BatchElements whose functions see examples.
+def of_example(handler, length_fn: Callable[[Any],
+                                            Any]) -> Callable[[Any], Any]:
+  """A function of an element that sees its example.
 
   Args:
     handler: the model handler; one that has no keys needs nothing.
-    kwargs: its ``batch_elements_kwargs()``.
+    length_fn: the length of an example.
   """
   # Imported here because base imports this module.
   from apache_beam.ml.inference import base
   wrappers = (base._PreProcessingModelHandler, base._PostProcessingModelHandler)
   while isinstance(handler, wrappers):
     handler = handler._base
-  keyed = (base.KeyedModelHandler, base.MaybeKeyedModelHandler)
-  if not isinstance(handler, keyed):
-    return dict(kwargs)
-  return {
-      name: OfExample(value) if name in _FUNCTIONS else value
-      for name, value in kwargs.items()
-  }
+  if isinstance(handler, base.KeyedModelHandler):
+    return _OfExample(length_fn, True)
+  if isinstance(handler, base.MaybeKeyedModelHandler):
+    return _OfExample(length_fn, False)
+  return length_fn

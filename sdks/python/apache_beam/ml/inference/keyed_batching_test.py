@@ -19,7 +19,7 @@ import unittest
 
 import apache_beam as beam
 from apache_beam.ml.inference import base
-from apache_beam.ml.inference.keyed_batching import functions_of_examples
+from apache_beam.ml.inference.keyed_batching import of_example
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
@@ -44,6 +44,11 @@ def _length(text):
   if not isinstance(text, str):
     raise TypeError(f'not an example: {text!r}')
   return len(text)
+
+
+def _length_of_a_pair(pair):
+  key, text = pair
+  return len(text) + 0 * len(key)
 
 
 def _one_for_a_pair(element):
@@ -84,19 +89,35 @@ class KeyedBatchingTest(unittest.TestCase):
     self._check(
         handler, [(0, 'xx'), (1, 'x')], [(0, '[1, 2]'), (1, '[1, 2]')], _FLAG)
 
-  def test_handler_without_keys_keeps_its_functions(self):
-    kwargs = _BatchLengths().batch_elements_kwargs()
-    self.assertEqual(kwargs, functions_of_examples(_BatchLengths(), kwargs))
+  def test_handler_without_keys_keeps_its_function(self):
+    self.assertIs(len, of_example(_BatchLengths(), len))
 
-  def test_without_the_flag_functions_see_pairs(self):
+  def test_pairs_of_another_type(self):
+    length_fn = of_example(base.KeyedModelHandler(_BatchLengths()), _length)
+    self.assertEqual(2, length_fn(['key', 'xx']))
+
+  def test_a_function_that_was_written_for_pairs(self):
+    for handler in (base.KeyedModelHandler, base.MaybeKeyedModelHandler):
+      length_fn = of_example(handler(_BatchLengths()), _length_of_a_pair)
+      self.assertEqual(3, length_fn(('key', 'xxx')))
+
+  def test_a_function_that_fails_for_both(self):
+    length_fn = of_example(base.KeyedModelHandler(_BatchLengths()), _length)
+    with self.assertRaisesRegex(TypeError, 'not an example: 5'):
+      length_fn(('key', 5))
+
+  def test_sizes_are_those_of_pairs_with_and_without_the_flag(self):
     class Handler(_BatchLengths):
       def batch_elements_kwargs(self):
-        return {'element_size_fn': _one_for_a_pair}
+        return {
+            **super().batch_elements_kwargs(),
+            'element_size_fn': _one_for_a_pair
+        }
 
     handler = base.KeyedModelHandler(Handler())
-    self._check(handler, [(0, 'x')], [(0, '[1]')])
-    with self.assertRaisesRegex(Exception, 'not a pair'):
-      self._check(handler, [(0, 'x')], [(0, '[1]')], _FLAG)
+    for flags in ((), (_FLAG, )):
+      self._check(
+          handler, [(0, 'x'), (1, 'x')], [(0, '[1, 1]'), (1, '[1, 1]')], *flags)
 
 
 if __name__ == '__main__':

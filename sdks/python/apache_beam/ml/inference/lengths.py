@@ -17,6 +17,8 @@
 
 """Lengths of examples, where a model handler knows them without being told."""
 
+import logging
+import uuid
 from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterable
@@ -24,11 +26,22 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+from apache_beam.ml.inference import keyed_batching
 from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.batching.validation import brief
 
 __all__ = [
-    'innermost', 'new_tokens', 'of_adapted', 'of_tensors', 'with_known_length'
+    'Tolerant',
+    'innermost',
+    'new_tokens',
+    'of_adapted',
+    'of_handler',
+    'of_tensors',
 ]
+
+_LOGGER = logging.getLogger(__name__)
+# The length functions that a process has warned of.
+_WARNED: set[str] = set()
 
 
 def innermost(handler):
@@ -51,37 +64,81 @@ def innermost(handler):
   return handler
 
 
-def with_known_length(
+def of_handler(
     handler,
-    batch_elements_kwargs: Mapping[str, Any],
     inference_args: Mapping[str, Any] | None,
     options: BatchingOptions | None,
-    owner: str) -> dict[str, Any]:
-  """The arguments for BatchElements, with the length that the handler knows.
+    owner: str) -> tuple[Callable[[Any], Any] | None, str]:
+  """The length of an element of RunInference, and where it comes from.
 
-  A length_fn among them stays, unless the handler does not pad its batches.
+  A batch_length_fn wins over the length that the handler knows.
+
+  Returns:
+    A function of an element, with its key if it has one; and what to call its
+    lengths in a message. (None, why) where there is none.
 
   Raises:
     ValueError: if options are given which would have no effect.
   """
-  kwargs, inner = dict(batch_elements_kwargs), innermost(handler)
+  inner = innermost(handler)
+  name = type(inner).__name__
+  own = handler.batch_elements_kwargs().get('length_fn')
+  known, why = None, None
   if not inner.pads_batches():
+    own, why = None, f'{name} does not pad its batches'
+  elif own is None:
+    known, why = _known(inner, inference_args)
+  if why is not None:
     if options is not None:
       raise ValueError(
-          f'{owner}: batching_options have no effect, because '
-          f'{type(inner).__name__} does not pad its batches. Leave them out.')
-    kwargs.pop('length_fn', None)
-    kwargs.pop('bucket_boundaries', None)
-    return kwargs
-  length_fn = kwargs.get('length_fn') or inner.get_length_fn(inference_args)
-  if length_fn is not None:
-    kwargs['length_fn'] = length_fn
-  elif options is not None:
-    raise ValueError(
-        f'{owner}: batching_options have no effect, because '
-        f'{type(inner).__name__} does not know the lengths of its examples. '
-        'Give it a batch_length_fn.')
-  return kwargs
+          f'{owner}: batching_options have no effect, because {why}. ' + (
+              'Leave them out.'
+              if not inner.pads_batches() else 'Give it a batch_length_fn.'))
+    return None, why
+  fn = own or Tolerant(known, owner, name)
+  source = 'its batch_length_fn' if own else f'the lengths that {name} knows'
+  return keyed_batching.of_example(handler, fn), source
+
+
+def _known(handler, inference_args):
+  """The length function of a handler; (None, why) where it has none."""
+  name = type(handler).__name__
+  try:
+    known = handler.get_length_fn(inference_args)
+  except Exception as e:  # pylint: disable=broad-except
+    return None, f'{name} cannot tell the lengths of its examples: {e!r:.200}'
+  if known is None:
+    return None, f'{name} does not know the lengths of its examples'
+  return known, None
+
+
+class Tolerant:
+  """A length that a handler derives; an element that has none counts 1.
+
+  A length only chooses the batch of an element, so one that cannot be told is
+  no reason to fail. The first in a process is logged with its reason.
+  """
+  def __init__(self, length_fn: Callable[[Any], int], owner: str, name: str):
+    self._length_fn = length_fn
+    self._owner = owner
+    self._name = name
+    self._id = uuid.uuid4().hex
+
+  def __call__(self, example: Any) -> int:
+    try:
+      return self._length_fn(example)
+    except Exception as e:  # pylint: disable=broad-except
+      if self._id not in _WARNED:
+        _WARNED.add(self._id)
+        _LOGGER.warning(
+            '%s: %s cannot tell the length of the example %s (%r), which is '
+            'batched without one, as others like it will be. A batch_length_fn '
+            'can say what counts.',
+            self._owner,
+            self._name,
+            brief(example),
+            e)
+      return 1
 
 
 def new_tokens(inference_args: Mapping[str, Any] | None) -> int:
@@ -115,8 +172,12 @@ def of_tensors(
   if inference_fn is stacking_fn:
     return None
   padding = getattr(inference_fn, 'options', None)
-  keys = padding.sequence_keys if padding is not None else None
-  return _TensorLength(keys, new_tokens(inference_args))
+  if padding is None:
+    return _TensorLength(None, 1, new_tokens(inference_args))
+  return _TensorLength(
+      padding.sequence_keys,
+      padding.pad_to_multiple_of,
+      new_tokens(inference_args))
 
 
 def of_adapted(
@@ -142,14 +203,25 @@ class _AdaptedLength:
 
 
 class _TensorLength:
-  """Any tensors will do that have a shape, so that torch is not imported."""
-  def __init__(self, keys: Collection[str] | None, added: int):
+  """Of whatever has a shape or a length, so that torch is not imported."""
+  def __init__(self, keys: Collection[str] | None, multiple: int, added: int):
     self._keys = keys
+    self._multiple = multiple
     self._added = added
 
   def __call__(self, example) -> int:
-    tensors = [example]
+    parts = [example]
     if isinstance(example, Mapping):
-      tensors = [example[key] for key in self._keys or example]
-    return self._added + max(
-        int(tensor.shape[0]) if len(tensor.shape) else 1 for tensor in tensors)
+      parts = [example[key] for key in self._keys or example]
+    elif isinstance(example, tuple):
+      # What a user's own inference_fn may take.
+      parts = list(example)
+    longest = max(map(_first_dimension, parts))
+    return self._added + -(-longest // self._multiple) * self._multiple
+
+
+def _first_dimension(part) -> int:
+  shape = getattr(part, 'shape', None)
+  if shape is not None:
+    return int(shape[0]) if len(shape) else 1
+  return len(part) if isinstance(part, (list, tuple, str, bytes)) else 1

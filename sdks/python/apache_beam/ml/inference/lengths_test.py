@@ -16,6 +16,7 @@
 #
 
 import importlib
+import pickle
 import sys
 import unittest
 from types import SimpleNamespace
@@ -39,14 +40,18 @@ class _KnowsLengths(base.ModelHandler[str, str, None]):
     return len
 
 
+class _Fails(base.ModelHandler[str, str, None]):
+  def get_length_fn(self, inference_args):
+    raise OSError('no such model')
+
+
 class _DoesNotPad(base.ModelHandler[str, str, None]):
   def pads_batches(self):
     return False
 
 
 def _known(handler, options=None):
-  return lengths.with_known_length(
-      handler, handler.batch_elements_kwargs(), None, options, 'RunInference')
+  return lengths.of_handler(handler, None, options, 'RunInference')
 
 
 class KnownLengthTest(unittest.TestCase):
@@ -57,23 +62,45 @@ class KnownLengthTest(unittest.TestCase):
                     base.MaybeKeyedModelHandler(inner),
                     inner.with_preprocess_fn(str).with_postprocess_fn(str),
                     base.KeyedModelHandler(inner).with_preprocess_fn(str)):
-      self.assertEqual(_known(handler), {'length_fn': len})
+      length_fn, source = _known(handler)
+      keyed = 'Keyed' in type(handler).__name__ + type(
+          getattr(handler, '_base', None)).__name__
+      self.assertEqual(3, length_fn(('key', 'abc') if keyed else 'abc'))
+      self.assertEqual(source, 'the lengths that _KnowsLengths knows')
 
   def test_several_models_know_nothing(self):
     mappings = [base.KeyModelMapping(['a'], _KnowsLengths())]
-    self.assertEqual(_known(base.KeyedModelHandler(mappings)), {})
+    length_fn, why = _known(base.KeyedModelHandler(mappings))
+    self.assertIsNone(length_fn)
+    self.assertIn('KeyedModelHandler does not know', why)
 
   def test_batch_length_fn_wins(self):
     own = lambda text: 1
     self.assertEqual(
-        _known(_KnowsLengths(batch_length_fn=own)), {'length_fn': own})
+        _known(_KnowsLengths(batch_length_fn=own)),
+        (own, 'its batch_length_fn'))
 
   def test_nothing_to_gain_without_padding(self):
-    handler = _DoesNotPad(
-        batch_length_fn=len, batch_bucket_boundaries=[8], max_batch_size=4)
-    self.assertEqual(_known(handler), {'max_batch_size': 4})
+    handler = _DoesNotPad(batch_length_fn=len, max_batch_size=4)
+    self.assertEqual(
+        _known(handler), (None, '_DoesNotPad does not pad its batches'))
 
-  def test_servers_and_agents_do_not_pad(self):
+  def test_a_handler_that_cannot_tell_is_batched_as_without_the_flag(self):
+    length_fn, why = _known(_Fails())
+    self.assertIsNone(length_fn)
+    self.assertIn('_Fails cannot tell the lengths', why)
+    self.assertIn('no such model', why)
+
+  def test_an_example_without_a_length_is_batched_and_logged_once(self):
+    length_fn = pickle.loads(pickle.dumps(_known(_KnowsLengths())[0]))
+    with self.assertLogs('apache_beam.ml.inference.lengths') as logs:
+      self.assertEqual([1, 1, 2], [length_fn(x) for x in (None, 5, 'ab')])
+    line, = logs.output
+    self.assertIn(
+        'RunInference: _KnowsLengths cannot tell the length of the example None',
+        line)
+
+  def test_servers_and_agents_neither_pad_nor_lack_memory_here(self):
     # Neither their clients nor a server is needed to tell.
     clients = {'openai': mock.MagicMock(), 'anthropic': mock.MagicMock()}
     for module, name in (('vllm_inference', 'VLLMCompletionsModelHandler'),
@@ -82,7 +109,9 @@ class KnownLengthTest(unittest.TestCase):
                          ('agent_development_kit', 'ADKAgentModelHandler')):
       with self.subTest(name), mock.patch.dict(sys.modules, clients):
         imported = importlib.import_module(f'apache_beam.ml.inference.{module}')
-        self.assertFalse(getattr(imported, name).pads_batches(mock.Mock()))
+        handler = getattr(imported, name)
+        self.assertFalse(handler.pads_batches(mock.Mock()))
+        self.assertFalse(handler.splits_failed_batches(mock.Mock()))
 
   def test_options_without_effect(self):
     for handler, message in ((_DoesNotPad(), 'does not pad.*Leave them out'),
@@ -99,6 +128,22 @@ class LengthOfTensorsTest(unittest.TestCase):
   def test_of_one(self, shape):
     length_fn = lengths.of_tensors(print, None, None)
     self.assertEqual(length_fn(np.empty(shape)), shape[0] if shape else 1)
+
+  def test_of_what_an_own_inference_fn_takes(self):
+    length_fn = lengths.of_tensors(print, None, None)
+    for example, expected in (((np.empty(2), np.empty((5, 1))), 5),
+                              ([1, 2, 3], 3), ('abc', 3), (7, 1), (None, 1),
+                              ({'a': [1, 2], 'b': 3}, 2)):
+      self.assertEqual(length_fn(example), expected, example)
+
+  def test_of_multiples(self):
+    for keyed in (False, True):
+      fn = padded(print, PaddingOptions(pad_to_multiple_of=8), 'H', keyed=keyed)
+      length_fn = lengths.of_tensors(fn, print, {'max_new_tokens': 3})
+      for length, expected in ((1, 11), (8, 11), (9, 19)):
+        example = np.empty(length)
+        self.assertEqual(
+            length_fn({'x': example} if keyed else example), expected)
 
   def test_of_keys(self):
     example = {

@@ -20,6 +20,7 @@
 # pytype: skip-file
 
 import functools
+import json
 import threading
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -27,22 +28,37 @@ from typing import Any
 
 from apache_beam.ml.inference.lengths import new_tokens
 
-__all__ = ['TokenCount', 'of_pipeline', 'of_sentence_transformer']
+__all__ = [
+    'EncoderTokenCount', 'TokenCount', 'of_pipeline', 'of_sentence_transformer'
+]
 
-# Those whose tokenizer sees all of the input.
-_TEXT_TASKS = frozenset((
-    'fill-mask',
-    'ner',
-    'question-answering',
-    'sentiment-analysis',
-    'summarization',
-    'text-classification',
-    'text-generation',
-    'text2text-generation',
-    'token-classification',
-    'zero-shot-classification'))
+# Those whose tokenizer sees all of the input, and whether it always cuts it at
+# what the model takes.
+_TEXT_TASKS = {
+    'fill-mask': False,
+    'ner': True,
+    'question-answering': True,
+    'sentiment-analysis': False,
+    'summarization': False,
+    'text-classification': False,
+    'text-generation': False,
+    'text2text-generation': False,
+    'token-classification': True,
+    'zero-shot-classification': True,
+}
+# Where a pipeline takes arguments for its tokenizer.
+_TOKENIZER_KWARGS = (
+    'tokenizer_kwargs', 'tokenize_kwargs', 'tokenizer_encode_kwargs')
 # Arguments of a pipeline or a model that its tokenizer takes as well.
-_LOADING = ('cache_dir', 'revision', 'token', 'trust_remote_code', 'use_fast')
+_LOADING = (
+    'cache_dir',
+    'local_files_only',
+    'revision',
+    'token',
+    'trust_remote_code',
+    'use_fast')
+# The organization that sentence-transformers completes short names with.
+_ORGANIZATION = 'sentence-transformers'
 
 _lock = threading.Lock()
 
@@ -51,14 +67,17 @@ class TokenCount:
   """The number of tokens of an example.
 
   The example is a text, a chat (a list of messages, to which the tokenizer's
-  template is applied), or a mapping or list of texts, whose tokens are added.
-  The tokenizer is loaded in the worker, once for a process.
+  template is applied), or a mapping or list of texts, whose tokens are added;
+  what is None in it counts 0. The tokenizer is loaded in the worker, once for a
+  process.
 
   Args:
-    tokenizer: the name or folder of a model, or a tokenizer of transformers.
+    tokenizer: the name or folder of a model, a tokenizer of transformers, or a
+      pair of a name and keyword arguments for loading it.
     loading: keyword arguments for loading it.
-    longest: more tokens of a text are cut off; the tokenizer's
-      model_max_length by default.
+    longest: more tokens of a text are cut off; None for the tokenizer's
+      model_max_length.
+    truncates: whether texts are cut at all.
     added: the tokens that are generated for an example.
   """
   def __init__(
@@ -66,21 +85,50 @@ class TokenCount:
       tokenizer: Any,
       loading: Mapping[str, Any] | None = None,
       longest: int | None = None,
+      truncates: bool = True,
       added: int = 0):
     self._tokenizer = tokenizer
+    loading = dict(loading or {})
+    if isinstance(tokenizer, (tuple, list)):
+      self._tokenizer, own = tokenizer
+      loading |= own
     self._loading = {
         name: value
-        for name, value in (loading or {}).items() if name in _LOADING
+        for name, value in loading.items() if name in _LOADING
     }
     self._longest = longest
+    self._truncates = truncates
     self._added = added
 
   def __call__(self, example) -> int:
+    tokenizer, longest = self._load()
+    return self._added + _count(example, tokenizer, longest)
+
+  def _load(self):
+    """The tokenizer, and how many tokens of a text the model sees at most."""
     tokenizer = self._tokenizer
     if isinstance(tokenizer, str):
-      tokenizer = _load(tokenizer, **self._loading)
-    longest = self._longest or tokenizer.model_max_length
-    return self._added + _count(example, tokenizer, longest)
+      tokenizer = _once(_load_tokenizer, tokenizer, **self._loading)
+    if not self._truncates:
+      return tokenizer, None
+    return tokenizer, self._longest or tokenizer.model_max_length
+
+
+class EncoderTokenCount(TokenCount):
+  """The number of tokens that a sentence encoder sees of a text.
+
+  As sentence-transformers has it: a name without an organization is completed,
+  the tokenizer may be in a folder of its own, and sentence_bert_config.json says
+  how many tokens are seen; else the model's max_position_embeddings.
+
+  Args:
+    model: the name or folder of a model.
+    loading: keyword arguments for loading it.
+    longest: more tokens are cut off; None for what the model says.
+  """
+  def _load(self):
+    tokenizer, longest = _once(_load_encoder, self._tokenizer, **self._loading)
+    return tokenizer, self._longest or longest
 
 
 def of_pipeline(
@@ -94,12 +142,22 @@ def of_pipeline(
   tokenizer is not known before the pipeline is loaded.
   """
   tokenizer = load_pipeline_args.get('tokenizer') or model
+  cuts = _TEXT_TASKS.get(task, False)
   if not tokenizer or not (task in _TEXT_TASKS or
                            task.startswith('translation')):
     return None
+  args = dict(load_pipeline_args)
+  if isinstance(inference_args, Mapping):
+    args |= inference_args
+  for name in _TOKENIZER_KWARGS:
+    args |= args.get(name) or {}
   return TokenCount(
-      tokenizer,
-      load_pipeline_args,
+      tokenizer, {
+          **(load_pipeline_args.get('model_kwargs') or {}),
+          **load_pipeline_args
+      },
+      longest=args.get('max_length'),
+      truncates=cuts or bool(args.get('truncation')),
       added=new_tokens(inference_args) or new_tokens(load_pipeline_args))
 
 
@@ -109,7 +167,7 @@ def of_sentence_transformer(
     max_seq_length: int | None) -> Callable[[Any], int]:
   """The length of a text for a model of sentence-transformers."""
   args = load_model_args or {}
-  return TokenCount(
+  return EncoderTokenCount(
       model, {
           'cache_dir': args.get('cache_folder'), **args
       },
@@ -117,29 +175,80 @@ def of_sentence_transformer(
 
 
 def _count(example, tokenizer, longest):
+  if example is None:
+    return 0
   if isinstance(example, str):
-    tokens = tokenizer(example, verbose=False)['input_ids']
-    return min(len(tokens), longest)
+    count = len(tokenizer(example, verbose=False)['input_ids'])
+    return count if longest is None else min(count, longest)
   if isinstance(example, Mapping):
     return sum(_count(text, tokenizer, longest) for text in example.values())
-  if all(isinstance(message, Mapping) for message in example):
+  if example and all(isinstance(message, Mapping) for message in example):
     text = tokenizer.apply_chat_template(
         example, tokenize=False, add_generation_prompt=True)
     return _count(text, tokenizer, longest)
   return sum(_count(text, tokenizer, longest) for text in example)
 
 
-def _load(name: str, **loading):
+def _once(load: Callable, name: str, **loading):
   # One thread loads it and the others wait.
   with _lock:
-    return _load_once(name, **loading)
+    return _load_once(load, name, **loading)
 
 
 @functools.lru_cache(maxsize=8)
-def _load_once(name: str, **loading):
+def _load_once(load, name, **loading):
+  return load(name, **loading)
+
+
+def _load_tokenizer(name: str, **loading):
   # Imported here because transformers takes seconds.
   from transformers import AutoTokenizer
   tokenizer = AutoTokenizer.from_pretrained(name, **loading)
   # The first call sets padding and truncation, which no other thread may see.
   tokenizer('')
   return tokenizer
+
+
+def _load_encoder(name: str, **loading):
+  try:
+    return _load_encoder_of(name, **loading)
+  except (OSError, ValueError):
+    if '/' in name:
+      raise
+    return _load_encoder_of(f'{_ORGANIZATION}/{name}', **loading)
+
+
+def _load_encoder_of(name, **loading):
+  """The tokenizer, and how many tokens the model sees."""
+  from transformers import AutoConfig
+  modules = _json(name, 'modules.json', **loading) or [{}]
+  folder = modules[0].get('path', '')
+  tokenizer = _load_tokenizer(name, subfolder=folder, **loading)
+  settings = _json(name, 'sentence_bert_config.json', folder, **loading) or {}
+  longest = settings.get('max_seq_length')
+  if not longest:
+    longest = tokenizer.model_max_length
+    loading.pop('use_fast', None)
+    try:
+      config = AutoConfig.from_pretrained(name, subfolder=folder, **loading)
+    except (OSError, ValueError):
+      return tokenizer, longest  # There is a tokenizer only.
+    longest = min(
+        longest, getattr(config, 'max_position_embeddings', None) or longest)
+  return tokenizer, longest
+
+
+def _json(name, filename, subfolder='', use_fast=True, **loading):
+  """What a file of a model holds, None if it has no such file."""
+  from transformers.utils import cached_file
+  loading.pop('trust_remote_code', None)
+  path = cached_file(
+      name,
+      filename,
+      subfolder=subfolder,
+      _raise_exceptions_for_missing_entries=False,
+      **loading)
+  if path is None:
+    return None
+  with open(path, encoding='utf-8') as file:
+    return json.load(file)

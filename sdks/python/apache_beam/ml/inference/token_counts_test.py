@@ -15,6 +15,7 @@
 # limitations under the License.
 #
 
+import json
 import os
 import pickle
 import tempfile
@@ -40,6 +41,7 @@ try:
 
   from apache_beam.ml.inference.huggingface_inference import HuggingFacePipelineModelHandler
   from apache_beam.ml.inference.huggingface_inference import PipelineTask
+  from apache_beam.ml.inference.token_counts import EncoderTokenCount
   from apache_beam.ml.inference.token_counts import TokenCount
 except ImportError:
   raise unittest.SkipTest('PyTorch and transformers are not installed.')
@@ -119,9 +121,61 @@ class TokenCountTest(unittest.TestCase):
         ('', 0), (_text(7), 7), (chat, 9),
         ({'question': _text(3), 'context': _text(4)}, 7),
         ([_text(3), _text(4)], 7),
+        ({'text': _text(2), 'text_pair': None}, 2),
+        ([], 0),
+        (None, 0),
         (_text(41), 40)):
       self.assertEqual(count(example), expected, example)
     self.assertEqual(TokenCount(_tokenizer(), longest=9)(_text(41)), 9)
+    self.assertEqual(TokenCount(_tokenizer(), truncates=False)(_text(41)), 41)
+
+  def test_a_tokenizer_with_its_arguments(self):
+    pair = (self.path('classes'), {'use_fast': True})
+    handler = self.handler(load_pipeline_args={'tokenizer': pair})
+    self.assertEqual(handler.get_length_fn(None)(_text(3)), 3)
+
+  def test_counts_what_the_model_sees(self):
+    for task, load_args, args, expected in (
+        ('text-classification', {}, {}, 50),
+        ('text-classification', {}, {'truncation': True}, 40),
+        ('text-classification', {'truncation': True, 'max_length': 9}, {}, 9),
+        ('text-classification',
+         {'truncation': True}, {'max_length': 7}, 7),
+        ('text-classification', {'truncation': True}, {'truncation': False}, 50),
+        ('token-classification', {}, {}, 40),
+        ('zero-shot-classification', {}, {}, 40),
+        ('fill-mask',
+         {}, {'tokenizer_kwargs': {'truncation': True, 'max_length': 8}}, 8),
+        ('text-generation',
+         {}, {'tokenizer_encode_kwargs': {'truncation': True, 'max_length': 6},
+              'max_new_tokens': 5}, 11)):
+      handler = self.handler(task, load_pipeline_args=load_args)
+      with self.subTest(task, args=args):
+        self.assertEqual(handler.get_length_fn(args)(_text(50)), expected)
+
+  def test_a_sentence_encoder(self):
+    # The tokenizer in a folder of its own, and a name without organization.
+    with tempfile.TemporaryDirectory() as folder:
+      cwd = os.getcwd()
+      model = os.path.join(folder, 'sentence-transformers', 'short')
+      inner = os.path.join(model, '0_Transformer')
+      _tokenizer().save_pretrained(inner)
+      BertConfig(max_position_embeddings=30).save_pretrained(inner)
+      with open(os.path.join(model, 'modules.json'), 'w',
+                encoding='utf-8') as file:
+        json.dump([{'path': '0_Transformer'}], file)
+      try:
+        os.chdir(folder)
+        count = EncoderTokenCount('short')
+        self.assertEqual(count(_text(50)), 30)
+        self.assertEqual(count(_text(5)), 5)
+        self.assertEqual(EncoderTokenCount('short', longest=9)(_text(50)), 9)
+      finally:
+        os.chdir(cwd)
+      settings = os.path.join(inner, 'sentence_bert_config.json')
+      with open(settings, 'w', encoding='utf-8') as file:
+        json.dump({'max_seq_length': 12}, file)
+      self.assertEqual(EncoderTokenCount(model)(_text(50)), 12)
 
   def test_neither_a_text_nor_texts(self):
     with self.assertRaises(TypeError):

@@ -186,7 +186,7 @@ def _reads(result, elements):
       counter.result for counter in counters
       if counter.key.metric.name == 'elements_read_from_state'
   ]
-  return sum(read_counts) / elements if read_counts else None
+  return sum(read_counts) / elements if counters else None
 
 
 def _figures(arrivals, batches, fixed_cost, streaming):

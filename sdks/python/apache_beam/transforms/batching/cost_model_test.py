@@ -15,7 +15,7 @@
 # limitations under the License.
 #
 
-import concurrent.futures
+import itertools
 import math
 import random
 import unittest
@@ -26,7 +26,6 @@ from hypothesis import strategies as st
 
 from apache_beam.transforms.batching.cost_model import PRIOR
 from apache_beam.transforms.batching.cost_model import CostModel
-from apache_beam.transforms.batching.cost_model import shared_cost_model
 from apache_beam.transforms.batching.least_cost import Cost
 
 _TRUE = Cost(fixed=8e-3, per_token=2.2e-4, per_token_squared=6e-8)
@@ -113,11 +112,39 @@ class CostModelTest(unittest.TestCase):
     # Cost itself refuses anything else.
     self.assertGreater(model.cost().of(1, 1), 0)
 
-  def test_one_model_for_a_key_in_every_thread(self):
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-      models = set(pool.map(shared_cost_model, ['key of this test'] * 64))
-    self.assertEqual(1, len(models))
-    self.assertIsNot(models.pop(), shared_cost_model('another key'))
+  def test_first_calls_of_a_shape_that_compile(self):
+    # 2 s for each new shape, of which three of four are; and no new ones later.
+    model, shapes = CostModel(), itertools.count()
+    for i in range(200):
+      longest = 20 + i % 40 if i % 4 == 0 else 100 + next(shapes)
+      seen = i >= 160 and i % 4 == 0
+      model.learn(8, longest, _TRUE.of(8, longest) + (0 if seen else 2))
+    self.assertAlmostEqual(1.5, model.cost().fixed, 0)
+    for i in range(300):
+      model.learn(8, 20 + i % 10, _TRUE.of(8, 20 + i % 10))
+    self.assertLess(
+        abs(model.cost().of(8, 25) / _TRUE.of(8, 25) - 1), 0.1, model.cost())
+
+  def test_first_calls_count_where_nothing_is_compiled(self):
+    # Each shape once, as with the batches of a few texts.
+    shapes = [(1 + i % 32, 8 + 5 * i) for i in range(64)]
+    self.assertLess(_largest_error(_learned(_TRUE, shapes), _TRUE), 0.05)
+
+  def test_calls_that_all_take_as_long_are_a_fixed_cost(self):
+    # Batches of nearly one padded size tell nothing of tokens, but for the few
+    # smaller ones at the start.
+    model = CostModel()
+    shapes = [(1, 20), (2, 20), (4, 20), (8, 40)]
+    shapes += [(16, 55 + i % 10) for i in range(99)]
+    for shape in shapes:
+      model.learn(*shape, 2.0)
+    self.assertGreater(model.cost().fixed, 1.8)
+
+  def test_remembers_a_bounded_number_of_shapes(self):
+    model = CostModel()
+    for longest in range(5000):
+      model.learn(1, longest, 1e-3)
+    self.assertEqual(4096, len(model._shapes))
 
 
 if __name__ == '__main__':

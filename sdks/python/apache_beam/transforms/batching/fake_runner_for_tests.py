@@ -18,61 +18,63 @@
 """State and timers of one key and window, in the hands of a test."""
 
 import dataclasses
+import math
 
 import apache_beam as beam
 from apache_beam import coders
 from apache_beam.transforms import window
-from apache_beam.transforms.batching import across_bundles
-from apache_beam.transforms.batching import chunks
+from apache_beam.transforms.batching import by_length
+from apache_beam.transforms.batching import groups
+from apache_beam.transforms.batching import stateful
+from apache_beam.transforms.batching.buffer import BUCKETS
+from apache_beam.transforms.batching.buffer import Buffer
 from apache_beam.transforms.batching.waiter import Waiter
-from apache_beam.transforms.batching.waiting_room import CELLS
-from apache_beam.transforms.batching.waiting_room import WaitingRoom
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-__all__ = ['WAIT', 'WINDOW', 'FakeRunner', 'OneBundle']
+__all__ = ['WAIT', 'WINDOW', 'FakeRunner']
 
 WAIT = 10
 WINDOW = window.IntervalWindow(0, 1000)
 
 
 class _Bag:
-  def __init__(self):
-    self.held = []
-    self.reads = 0
+  """Keeps what is encoded, so that nothing is shared with the one who adds."""
+  def __init__(self, coder):
+    self._coder = coder
+    self.encoded = []
+    self.reads = self.written = 0
+
+  @property
+  def held(self):
+    return [self._coder.decode(value) for value in self.encoded]
 
   def read(self):
-    self.reads += len(self.held)
-    return list(self.held)
+    self.reads += len(self.encoded)
+    return self.held
 
   def add(self, value):
-    self.held.append(value)
+    self.encoded.append(self._coder.encode(value))
+    self.written += len(self.encoded[-1])
 
   def clear(self):
-    self.held = []
+    self.encoded = []
 
 
-class _Room:
-  """Encodes what it keeps, as between bundles."""
+class _Value:
+  """Bytes, as between bundles."""
   encoded = None
+  written = 0
 
-  def read(self):
-    return WaitingRoom.decode(self.encoded) if self.encoded else None
-
-  def write(self, room):
-    self.encoded = room.encode()
-
-  def clear(self):
-    self.encoded = None
-
-
-class OneBundle(_Room):
-  """Keeps a room as it is, as within a bundle."""
   def read(self):
     return self.encoded
 
-  def write(self, room):
-    self.encoded = room
+  def write(self, encoded):
+    self.encoded = encoded
+    self.written += len(encoded)
+
+  def clear(self):
+    self.encoded = None
 
 
 @dataclasses.dataclass
@@ -90,30 +92,56 @@ class _Timer:
 
 class FakeRunner:
   """Stands in for a runner: one key and window, state, and timers that fire
-  when they are told to. Keeps what leaves: elements, timestamp, and when."""
-  def __init__(self, options=None, **kwargs):
+  when they are told to. Keeps what is emitted: elements, timestamp, and when."""
+  def __init__(self, options=None, wait=WAIT, **kwargs):
     self.now = 100.0
     batch = beam.BatchElements(
         length_fn=lambda element: element[1],
-        max_batch_duration_secs=WAIT,
+        max_batch_duration_secs=wait,
         clock=lambda: self.now,
         options=options,
         **kwargs)
-    within_bundle = batch.length_batching_do_fn('Batch')
-    self.chunks = chunks.InChunks(within_bundle, WAIT)
-    self.chunks.setup()
-    self.do_fn = across_bundles.waiting_do_fn(
-        coders.PickleCoder(), Waiter(within_bundle, WAIT))
+    within_bundle = by_length.length_batching_do_fn(
+        batch, by_length.Caller('Batch', True))
+    self.groups = groups.InGroups(within_bundle, wait or math.inf)
+    self.groups.setup()
+    element_coder = coders.PickleCoder()
+    self.do_fn = stateful.stateful_do_fn(
+        element_coder, Waiter(within_bundle, wait or math.inf))
     self.do_fn.setup()
-    self.bags = [_Bag() for _ in range(CELLS)]
-    self.room = _Room()
+    numbered = coders.TupleCoder((coders.VarIntCoder(), element_coder))
+    self.bags = [_Bag(numbered) for _ in range(BUCKETS)]
+    self.log = _Bag(coders.BytesCoder())
+    self.header = _Value()
     self.deadline, self.window_end = _Timer(), _Timer()
     self.left = []
-    self.secs_per_element = 0.0
+    # What a batch takes, in seconds; nothing if there is none.
+    self.cost = None
 
   @property
-  def cells(self):
-    return {f'c{i}': bag for i, bag in enumerate(self.bags)}
+  def buckets(self):
+    return {f'b{i}': bag for i, bag in enumerate(self.bags)}
+
+  @property
+  def buffer(self):
+    """As a worker that knows nothing of it reads it; None if it is empty."""
+    if not self.header.encoded:
+      return None
+    return Buffer.restore(self.header.encoded, self.log.held)
+
+  @property
+  def held(self):
+    """The elements that are in state and were not emitted."""
+    buffer = self.buffer
+    return [
+        element for bag in self.bags for number, element in bag.held
+        if number in buffer
+    ]
+
+  @property
+  def written(self):
+    """How many bytes were written to state."""
+    return sum(state.written for state in (self.header, self.log, *self.bags))
 
   def arrive(self, element, timestamp, late=0):
     self.arrive_together([(element, timestamp)], late)
@@ -121,32 +149,35 @@ class FakeRunner:
   def arrive_together(self, elements, late=0):
     """A bundle of (element, timestamp) pairs, late out of the shuffle."""
     self.now -= late
-    self.chunks.start_bundle()
+    self.groups.start_bundle()
     sent = []
     for element, timestamp in elements:
       windowed_value = WindowedValue(element, timestamp, (WINDOW, ))
-      sent += self.chunks.process(element, windowed_value)
-    sent += self.chunks.finish_bundle()
+      sent += self.groups.process(element, windowed_value)
+    sent += self.groups.finish_bundle()
     self.now += late
-    for chunk in sent:
+    for group in sent:
       self._collect(
-          self.do_fn.process(('key', chunk.value),
+          self.do_fn.process(('key', group.value),
                              WINDOW,
-                             chunk.timestamp,
-                             self.room,
+                             group.timestamp,
+                             self.header,
+                             self.log,
                              self.deadline,
                              self.window_end,
-                             **self.cells))
+                             **self.buckets))
 
   def fire_deadline(self, timestamp=0):
     cleared = self.deadline.cleared
     self._collect(
         self.do_fn.on_deadline(
+            'key',
             WINDOW,
             Timestamp(timestamp),
-            self.room,
+            self.header,
+            self.log,
             self.deadline,
-            **self.cells))
+            **self.buckets))
     assert self.deadline.cleared == cleared, 'cleared its own timer'
 
   def pass_time(self, seconds):
@@ -161,13 +192,17 @@ class FakeRunner:
   def end_window(self):
     self._collect(
         self.do_fn.on_window_end(
-            WINDOW, self.room, self.deadline, **self.cells))
+            'key', WINDOW, self.header, self.log, self.deadline,
+            **self.buckets))
     assert self.deadline.at is None
 
   def _collect(self, batches):
     for batch in batches or ():
       self.left.append((batch.value, batch.timestamp, self.now))
-      self.now += self.secs_per_element * len(batch.value)
+      if self.cost:
+        longest = max(length for _, length in batch.value)
+        self.now += self.cost.of(len(batch.value), longest)
 
   def is_empty(self):
-    return not self.room.encoded and not any(bag.held for bag in self.bags)
+    state = (self.log, *self.bags)
+    return not self.header.encoded and not any(bag.encoded for bag in state)

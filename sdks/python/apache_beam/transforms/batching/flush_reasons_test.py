@@ -74,6 +74,11 @@ class FlushReasonsTest(unittest.TestCase):
     self._check('full', options=BatchingOptions(max_buffered_elements=20))
     self._check('memory', options=BatchingOptions(max_buffered_bytes=500))
     self._check('limit', options=BatchingOptions(max_padded_size=150))
+    self._check(
+        'model_time',
+        count=200,
+        clock=_clock,
+        options=BatchingOptions(max_buffered_secs=1))
 
   def test_across_bundles(self):
     self._check('window_end', max_batch_duration_secs=3600)
@@ -84,10 +89,10 @@ class FlushReasonsTest(unittest.TestCase):
         ('limit', BatchingOptions(max_padded_size=150))):
       self._check(reason, max_batch_duration_secs=3600, options=options)
 
-  def test_no_time_to_wait(self):
+  def test_no_deadline(self):
     left, _ = self._left(max_batch_duration_secs=0)
-    # Those of a chunk meet, none waits for others.
-    self.assertEqual(sum(left.values()), left['deadline'] + left['full'], left)
+    self.assertEqual(
+        sum(left.values()), left['window_end'] + left['full'], left)
 
 
 if __name__ == '__main__':

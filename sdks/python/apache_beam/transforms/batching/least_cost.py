@@ -83,9 +83,10 @@ class Cost:
 def least_cost_cut(
     lengths: Sequence[int],
     cost: Cost,
-    sums: Sequence[tuple[Sequence[int], int]] = (),
-    max_padded_size: int | None = None,
-    max_variable_cost: float | None = None) -> list[int]:
+    sums: Sequence[tuple[Sequence[float], float]] = (),
+    max_padded_size: float | None = None,
+    max_variable_cost: float | None = None,
+    min_batch_size: int = 1) -> list[int]:
   """Cuts a buffer into runs of neighbours of the least total cost.
 
   Args:
@@ -96,6 +97,9 @@ def least_cost_cut(
     max_padded_size: the largest ``padded_size``; None for no bound.
     max_variable_cost: the largest cost of a batch beside its fixed part; None
       for no bound.
+    min_batch_size: how many elements a batch has at least, where that is
+      possible: of all cuts within the limits it is one of the fewest smaller
+      batches, and of these one that costs least.
 
   Returns:
     Where the batches end, ascending: batch k is
@@ -110,7 +114,8 @@ def least_cost_cut(
     _bound_products(starts, lengths, max_padded_size)
   if max_variable_cost is not None:
     _bound_costs(starts, element_costs, pair_costs, max_variable_cost)
-  best_starts = _best_starts(cost, element_costs, pair_costs, starts)
+  best_starts = _best_starts(
+      cost, element_costs, pair_costs, starts, min_batch_size)
   ends = []
   end = len(lengths)
   while end:
@@ -152,7 +157,8 @@ def _bound_costs(starts, element_costs, pair_costs, limit):
       starts[last] = min(last, last + 1 - most)
 
 
-def _best_starts(cost, element_costs, pair_costs, earliest_starts):
+def _best_starts(
+    cost, element_costs, pair_costs, earliest_starts, min_batch_size):
   """Where the last batch of the best cut starts, by its last element.
 
   The longer the last element, the more each element in its batch costs, so a
@@ -161,23 +167,42 @@ def _best_starts(cost, element_costs, pair_costs, earliest_starts):
   its turn: the first last element for which it is the best so far. A new start
   removes those which it overtakes before their turn. O(n log n); Hirschberg and
   Larmore, The Least Weight Subsequence Problem, SIAM J. Comput. 16 (1987).
+
+  A start joins the queue once its batch has the minimum of elements. Smaller
+  batches, each of which costs more than any cut, are compared one by one, and
+  only where there is none without them.
   """
+  end = len(element_costs)
+  small = 1 + end * (
+      cost.fixed + max(element_costs, default=0) +
+      end * max(pair_costs, default=0))
   least = [0]  # The least cost, by number of elements.
   best_starts = []
   queue = collections.deque([(0, 0)])
-  end = len(element_costs)
-  for last, (element, pair) in enumerate(zip(element_costs, pair_costs)):
-    while last:
+
+  def total(start, last):
+    count = last + 1 - start
+    return (
+        least[start] + cost.fixed + count * element_costs[last] +
+        count * count * pair_costs[last] +
+        (small if count < min_batch_size else 0))
+
+  for last in range(end):
+    new = last + 1 - min_batch_size
+    while new > 0:
       turn, earlier = queue[-1]
-      limit = (least[last] - least[earlier]) / (last - earlier)
-      both = last + earlier
+      limit = (least[new] - least[earlier]) / (new - earlier)
+      both = new + earlier
       # ``earlier`` is overtaken where it is too far back, or where an element
       # between the two costs more in the last batch than in those before it.
       if turn >= last and (turn == end or earliest_starts[turn] > earlier or
                            element_costs[turn] + pair_costs[turn] *
                            (2 * turn + 2 - both) > limit):
         queue.pop()
-        continue
+        if queue:
+          continue
+        queue.append((last, new))
+        break
       too_far = bisect_right(earliest_starts, earlier, last)
       if cost.per_batch_squared:
         turn = bisect_right(
@@ -188,13 +213,17 @@ def _best_starts(cost, element_costs, pair_costs, earliest_starts):
             key=lambda i: element_costs[i] + pair_costs[i] * (2 * i + 2 - both))
       else:
         turn = bisect_right(element_costs, limit, last, too_far)
-      queue.append((turn, last))
+      queue.append((turn, new))
       break
-    if len(queue) > 1 and queue[1][0] <= last:
+    while len(queue) > 1 and queue[1][0] <= last:
       queue.popleft()
-    start = queue[0][1]
+    start, value = queue[0][1], math.inf
+    if earliest_starts[last] <= start <= new:
+      value = total(start, last)
+    if value >= small:
+      first = max(earliest_starts[last], new + 1)
+      value, start = min([(value, start)] + [(total(other, last), other)
+                                             for other in range(first, last + 1)])
     best_starts.append(start)
-    count = last + 1 - start
-    least.append(
-        least[start] + cost.fixed + count * element + count * count * pair)
+    least.append(value)
   return best_starts

@@ -167,34 +167,18 @@ def gap(
 
 
 def _cut(lengths, cost, sums, limits):
-  """The ends of the batches, as few as can be too small."""
-  def cut(fixed, start, end):
-    part = [(values[start:end], limit) for values, limit in sums]
-    ends = least_cost_cut(
-        lengths[start:end],
-        dataclasses.replace(cost, fixed=fixed),
-        part,
-        limits.max_padded_size,
-        limits.max_variable_cost)
-    return [start + end for end in ends]
-
-  def too_small(ends):
-    least = limits.min_batch_size
-    return sum(end - start < least for start, end in pairwise([0, *ends]))
-
-  count = len(lengths)
-  # Dearer than all padding together, so that batches are as few as can be.
-  dear = 1 + cost.of(count, lengths[-1])
-  fixed = dear if limits.boundaries else cost.fixed
-  ends = cut(fixed, 0, count)
-  while too_small(ends) and fixed < dear:
-    fixed = min(dear, 4 * max(fixed, cost.of_element(lengths[-1]), 1e-9))
-    ends = cut(fixed, 0, count)
-  if not too_small(ends):
-    return ends
-  # The shortest may be too few, so that the others are not.
-  few = count % limits.min_batch_size
-  return min(ends, cut(dear, 0, few) + cut(dear, few, count), key=too_small)
+  """The ends of the batches of a part without boundaries."""
+  if limits.boundaries:
+    # More than all padding together, so that batches are as few as can be.
+    fixed = 1 + cost.of(len(lengths), lengths[-1])
+    cost = dataclasses.replace(cost, fixed=fixed)
+  return least_cost_cut(
+      lengths,
+      cost,
+      sums,
+      limits.max_padded_size,
+      limits.max_variable_cost,
+      limits.min_batch_size)
 
 
 def _run(lengths, element_costs, cost, start, end, fullest, min_batch_size):

@@ -19,6 +19,7 @@
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,38 +59,36 @@ def report_out_of_memory(batch: Any) -> None:
 class MemoryLimit:
   """Half of the padded size that failed last, doubled each 64 batches that fit.
 
-  Args:
-    largest: the limit where nothing failed; None for none.
+  Safe for use by several threads. ``limit`` is None where nothing failed.
   """
-  def __init__(self, largest: int | None):
-    self._largest = largest
+  def __init__(self):
+    self.limit: int | None = None
     # The least that failed and that is not forgotten.
-    self._failed: int | None = None
+    self._failed = 0
     self._fitted = 0
-    self.limit = largest
+    self._lock = threading.Lock()
 
-  def left(self, padded_size: int, failed: bool) -> None:
-    """Learns from a batch that left.
+  def learn(self, padded_size: int, failed: bool) -> None:
+    """Learns from a batch.
 
     Args:
       padded_size: its longest length times its number of elements.
       failed: whether it did not fit.
     """
-    if failed:
-      self.limit = max(1, min(padded_size, self.limit or padded_size) // 2)
-      self._failed = min(padded_size, self._failed or padded_size)
-      self._fitted = 0
-    elif self._failed is not None:
-      self._fitted += 1
-      if self._fitted >= _RECOVER_AFTER:
+    with self._lock:
+      if failed:
+        limit = self.limit or padded_size
+        self._failed = min(padded_size, self._failed or padded_size)
+        self.limit = max(1, min(padded_size, limit) // 2)
         self._fitted = 0
-        self._grow()
+      elif self.limit is not None:
+        self._fitted += 1
+        if self._fitted >= _RECOVER_AFTER:
+          self._fitted = 0
+          self._grow()
 
   def _grow(self):
     self.limit *= 2
-    bound = self._largest
     # Twice what failed: then it is as if nothing had.
-    if bound is None and self.limit > 2 * self._failed:
-      self.limit = self._failed = None
-    elif bound is not None and self.limit >= bound:
-      self.limit, self._failed = bound, None
+    if self.limit > 2 * self._failed:
+      self.limit, self._failed = None, 0

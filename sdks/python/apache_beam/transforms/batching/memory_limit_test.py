@@ -28,35 +28,24 @@ from apache_beam.transforms.batching.memory_limit import reported
 
 class MemoryLimitTest(unittest.TestCase):
   def test_halves_what_failed_and_recovers(self):
-    limit = MemoryLimit(None)
-    limit.left(1000, failed=True)
+    limit = MemoryLimit()
+    limit.learn(1000, failed=True)
     self.assertEqual(limit.limit, 500)
     for _ in range(64):
-      limit.left(500, failed=False)
+      limit.learn(500, failed=False)
     self.assertEqual(limit.limit, 1000)
     for _ in range(2 * 64):
-      limit.left(500, failed=False)
+      limit.learn(500, failed=False)
     self.assertIsNone(limit.limit)
 
-  def test_recovers_to_what_was_asked_for(self):
-    limit = MemoryLimit(800)
-    limit.left(700, failed=True)
-    self.assertEqual(limit.limit, 350)
-    for _ in range(3 * 64):
-      limit.left(300, failed=False)
-    self.assertEqual(limit.limit, 800)
-
-  @given(
-      st.one_of(st.none(), st.integers(1, 5000)),
-      st.lists(st.tuples(st.integers(1, 9000), st.booleans()), max_size=300))
-  def test_stays_positive_and_below_what_was_asked_for(self, largest, batches):
-    limit = MemoryLimit(largest)
+  @given(st.lists(st.tuples(st.integers(1, 9000), st.booleans()), max_size=300))
+  def test_is_positive_and_below_what_failed(self, batches):
+    limit = MemoryLimit()
     for padded_size, failed in batches:
-      limit.left(padded_size, failed)
+      limit.learn(padded_size, failed)
       if failed:
         self.assertLessEqual(limit.limit, max(1, padded_size // 2))
-      if largest is not None or limit.limit is not None:
-        self.assertTrue(1 <= limit.limit <= (largest or limit.limit))
+      self.assertTrue(limit.limit is None or limit.limit >= 1)
 
   def test_a_report_is_of_one_batch_from_any_thread(self):
     first, second = ['a'], ['a']

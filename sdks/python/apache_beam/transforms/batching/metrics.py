@@ -36,9 +36,17 @@ __all__ = ['BATCH_ELEMENTS', 'BatchingMetrics', 'REASONS', 'metrics_table']
 # The namespace of BatchElements' metrics; RunInference's are in that of its
 # model handler.
 BATCH_ELEMENTS = 'BatchElements'
-# Why a batch left: the buffer held as many elements or bytes as it may, the end
-# of the bundle, or that its only element alone exceeds a limit.
-REASONS = ('full', 'memory', 'deadline', 'window_end', 'bundle_end', 'limit')
+# Why a batch was emitted: the buffer held as many elements, bytes or seconds of
+# the model's time as it may, an element had waited for as long as it may, the
+# window or the bundle ended, or its only element alone exceeds a limit.
+REASONS = (
+    'full',
+    'memory',
+    'model_time',
+    'deadline',
+    'window_end',
+    'bundle_end',
+    'limit')
 # Of counters of waits, by a power of two: a distribution has no quantiles.
 _BELOW = 'wait_msec_below_'
 

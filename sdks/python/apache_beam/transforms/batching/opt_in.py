@@ -15,11 +15,12 @@
 # limitations under the License.
 #
 
-"""How a pipeline opts in to batching by length, and with what."""
+"""How a pipeline opts in to batching by length, and whether it can have it."""
 
 import dataclasses
+import logging
+import math
 from collections.abc import Callable
-from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
@@ -28,9 +29,9 @@ from apache_beam.internal import pickler
 from apache_beam.options.pipeline_options import DebugOptions
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options import StandardOptions
+from apache_beam.transforms.batching import state_coders
 from apache_beam.transforms.batching.options import BatchingOptions
-from apache_beam.transforms.core import Windowing
-from apache_beam.transforms.window import NonMergingWindowFn
+from apache_beam.transforms.batching.validation import edit_distance
 from apache_beam.version import __version__ as beam_version
 
 __all__ = [
@@ -38,34 +39,71 @@ __all__ = [
     'check_options',
     'check_picklable',
     'check_runner',
-    'check_windows',
     'default_options',
     'is_enabled',
     'options_with_metrics',
+    'say',
+    'why_not',
 ]
 
 if TYPE_CHECKING:
-  from apache_beam.pipeline import Pipeline
+  from apache_beam.pvalue import PCollection
+
+_LOGGER = logging.getLogger(__name__)
 
 EXPERIMENT = 'smart_bucketing'
+# Experiments this close to the name of one of ours are taken for a slip.
+_EXPERIMENTS = (EXPERIMENT, 'iterative_inference')
+_MOST_SLIPS = 2
+
+
+def say(owner: str, state: str) -> None:
+  """Logs whether a transform batches by length, once for each transform."""
+  _LOGGER.info('%s: batching by length is %s.', owner, state)
 
 
 def is_enabled(
     pipeline_options: PipelineOptions,
     batching_options: BatchingOptions | None,
-    transform: str) -> bool:
+    owner: str) -> bool:
   """Whether the pipeline asked for length-aware batching.
 
+  Warns of an experiment that differs from one of ours by a slip.
+
   Raises:
-    ValueError: if the transform was given options that would have no effect.
+    ValueError: if the transform was given options that would have no effect,
+      or the experiment has a value that says neither yes nor no.
   """
   debug_options = pipeline_options.view_as(DebugOptions)
-  enabled = debug_options.lookup_experiment(EXPERIMENT) is True
-  if batching_options is not None and not enabled:
-    raise ValueError(
-        f'{transform}: BatchingOptions need --experiments={EXPERIMENT}. Start '
-        'the pipeline with it, or leave the options out.')
-  return enabled
+  value = debug_options.lookup_experiment(EXPERIMENT, False)
+  if value not in (True, False):
+    named = value.lower()
+    if named not in ('true', 'false'):
+      raise ValueError(
+          f'{owner}: --experiments={EXPERIMENT}={value} must be '
+          f'--experiments={EXPERIMENT}, or be left out.')
+    value = named == 'true'
+  if not value:
+    _warn_of_slips(debug_options.experiments or (), owner)
+    if batching_options is not None:
+      raise ValueError(
+          f'{owner}: BatchingOptions need --experiments={EXPERIMENT}. Start '
+          'the pipeline with it, or leave the options out.')
+  return value
+
+
+def _warn_of_slips(experiments, owner):
+  for experiment in experiments:
+    name = experiment.partition('=')[0].strip()
+    alike = name.lower().replace('-', '_')
+    for ours in _EXPERIMENTS:
+      if name != ours and edit_distance(alike, ours) <= _MOST_SLIPS:
+        _LOGGER.warning(
+            '%s: --experiments=%s is not known and has no effect. Did you mean '
+            '--experiments=%s?',
+            owner,
+            name,
+            ours)
 
 
 def check_options(
@@ -77,10 +115,12 @@ def check_options(
   """Refuses options that could not have their effect in BatchElements.
 
   Raises:
+    TypeError: if they are no BatchingOptions.
     ValueError: if another parameter is missing or contradicts them.
   """
   if options is None:
     return
+  check_type('BatchElements: options', options)
   if length_fn is None:
     raise ValueError(
         'BatchElements: options requires length_fn to be set '
@@ -110,21 +150,48 @@ def check_options(
         'that boundary out, or raise the limit.')
 
 
-def check_windows(owner: str, windowing: Windowing) -> None:
-  """Refuses windows whose state would have to be merged.
+def check_type(parameter: str, options: BatchingOptions | None) -> None:
+  """Raises a TypeError if the value of a parameter is no BatchingOptions."""
+  if not isinstance(options, (BatchingOptions, type(None))):
+    raise TypeError(
+        f'{parameter}={options!r:.200} must be a BatchingOptions, such as '
+        'BatchingOptions(max_padded_size=8192).')
+
+
+def why_not(
+    owner: str,
+    pcoll: 'PCollection',
+    length_fn: Callable[[Any], int],
+    options: BatchingOptions | None,
+    max_batch_duration_secs: float | None) -> str | None:
+  """Why elements are batched as without the flag; None if by length.
 
   Raises:
-    ValueError: if windows merge, as sessions do.
+    TypeError: if options are given and the length function cannot be pickled.
+    ValueError: if options are given for windows that merge; and for a runner
+      that would lose what is buffered in state.
   """
-  if not isinstance(windowing.windowfn, NonMergingWindowFn):
-    raise ValueError(
-        f'{owner}: elements cannot wait for each other across bundles in '
-        f'windows that merge, such as {windowing.windowfn}. Leave '
-        'max_batch_duration_secs out, or window into others first.')
+  stateful = max_batch_duration_secs is not None
+  if stateful and state_coders.is_old(pcoll):
+    return 'the pipeline keeps the state of an earlier release'
+  try:
+    check_picklable(owner, 'length_fn', length_fn)
+    if stateful and pcoll.windowing.windowfn.is_merging():
+      raise ValueError(
+          f'{owner}: elements cannot be buffered across bundles in windows '
+          f'that merge, such as {pcoll.windowing.windowfn}. Leave '
+          'max_batch_duration_secs out, or window into others first.')
+  except (TypeError, ValueError) as e:
+    if options is not None:
+      raise
+    return str(e).removeprefix(f'{owner}: ').rstrip('.')
+  if stateful:
+    check_runner(owner, pcoll.pipeline)
+  return None
 
 
-def check_runner(owner: str, pipeline: 'Pipeline') -> None:
-  """Refuses runners that would lose elements that wait, or never fire timers.
+def check_runner(owner: str, pipeline) -> None:
+  """Refuses runners that would lose what is buffered, or never fire timers.
 
   Raises:
     ValueError: for Prism where it may split bundles of a key, and for Spark in
@@ -136,7 +203,7 @@ def check_runner(owner: str, pipeline: 'Pipeline') -> None:
       not debug_options.lookup_experiment('prism_disable_sdf_split')):
     raise ValueError(
         f'{owner}: with max_batch_duration_secs Prism {beam_version} loses and '
-        'doubles elements where it splits a bundle of a key. Start the '
+        'duplicates elements where it splits a bundle of a key. Start the '
         'pipeline with --experiments=prism_disable_sdf_split.')
   if runner == 'SparkRunner' and options.view_as(StandardOptions).streaming:
     raise ValueError(
@@ -162,18 +229,15 @@ def check_picklable(
 
 
 def default_options(min_batch_size: int) -> BatchingOptions:
-  """What holds without options: room for some batches to choose from."""
+  """What holds without options: a buffer of several batches to choose from."""
   held = BatchingOptions().max_buffered_elements
-  return BatchingOptions(max_buffered_elements=max(held, 8 * min_batch_size))
+  return BatchingOptions(
+      max_buffered_elements=max(held, 8 * math.ceil(min_batch_size)))
 
 
 def options_with_metrics(
-    options: BatchingOptions | None,
-    batch_elements_kwargs: Mapping[str, Any],
-    namespace: str) -> BatchingOptions | None:
-  """Options whose metrics are in a namespace, where they have an effect."""
-  kwargs = batch_elements_kwargs
-  if not kwargs.get('length_fn'):
-    return options
-  options = options or default_options(kwargs.get('min_batch_size') or 1)
+    options: BatchingOptions | None, min_batch_size: int | None,
+    namespace: str) -> BatchingOptions:
+  """Options, the default ones if there are none, with a metrics namespace."""
+  options = options or default_options(min_batch_size or 1)
   return dataclasses.replace(options, metrics_namespace=namespace)

@@ -18,6 +18,7 @@
 """How elements are grouped by length."""
 
 import dataclasses
+import numbers
 
 from apache_beam.transforms.batching.least_cost import Cost
 
@@ -44,6 +45,11 @@ class BatchingOptions:
       max_batch_duration_secs they are those of a key and a window, in state.
     max_buffered_bytes: how many bytes the elements that are held back take at
       most, by a cheap estimate (``approximate_bytes``).
+    max_buffered_secs: how many seconds the model takes, by the cost that was
+      learned, for what is held back of a bundle at most, or for eight batches
+      where these take longer; None for no bound. More gives less padding, and
+      the oldest element waits longer, up to about twice as long. Has no effect
+      where the cost is given.
     cost: what a batch costs, where it is not to be learned from the time that
       batches take. In any unit.
     hurry: with max_batch_duration_secs, how soon batches leave, from 0, as
@@ -64,6 +70,7 @@ class BatchingOptions:
   # 64 batches of 32.
   max_buffered_elements: int = 2048
   max_buffered_bytes: int = 256 << 20
+  max_buffered_secs: float | None = 10.0
   cost: Cost | None = None
   hurry: float = 0.0
   shards: int | None = None
@@ -75,17 +82,34 @@ class BatchingOptions:
                  'max_buffered_bytes',
                  'shards'):
       self._check_positive_int(name)
+    self._check_numbers()
     if self.oversized not in ('alone', 'refuse'):
       raise ValueError(
           f"BatchingOptions(oversized={self.oversized!r}): must be 'alone' or "
           "'refuse'.")
-    if not 0 <= self.hurry <= 1:
-      raise ValueError(
-          f'BatchingOptions(hurry={self.hurry!r}): must be from 0 to 1.')
+    if not isinstance(self.metrics_namespace, str):
+      raise TypeError(
+          f'BatchingOptions(metrics_namespace={self.metrics_namespace!r}): must '
+          'be a str.')
     if not isinstance(self.cost, (Cost, type(None))):
       raise TypeError(
           f'BatchingOptions(cost={self.cost!r}): must be a Cost, such as '
           'Cost(fixed=200, per_token=1).')
+
+  def _check_numbers(self):
+    for name in ('hurry', 'max_buffered_secs'):
+      value = getattr(self, name)
+      if value is None and name == 'max_buffered_secs':
+        continue
+      if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f'BatchingOptions({name}={value!r}): must be a number.')
+    if not 0 <= self.hurry <= 1:
+      raise ValueError(
+          f'BatchingOptions(hurry={self.hurry!r}): must be from 0 to 1.')
+    if self.max_buffered_secs is not None and not self.max_buffered_secs > 0:
+      raise ValueError(
+          f'BatchingOptions(max_buffered_secs={self.max_buffered_secs!r}): must '
+          'be positive.')
 
   def _check_positive_int(self, name):
     value = getattr(self, name)

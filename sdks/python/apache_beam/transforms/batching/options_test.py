@@ -15,6 +15,7 @@
 # limitations under the License.
 #
 
+import math
 import pickle
 import unittest
 
@@ -36,6 +37,20 @@ class BatchingOptionsTest(unittest.TestCase):
     for value in (1.5, True, '8'):
       with self.assertRaisesRegex(TypeError, r'max_padded_size=.*an int'):
         BatchingOptions(max_padded_size=value)
+
+  def test_numbers(self):
+    for name, values, message in (
+        ('hurry', ('1', None, True), 'a number'),
+        ('max_buffered_secs', ('1', True), 'a number'),
+        ('metrics_namespace', (None, 3), 'a str')):
+      for value in values:
+        with self.assertRaisesRegex(TypeError, f'{name}=.*must be {message}'):
+          BatchingOptions(**{name: value})
+    for name, value in (('hurry', 2), ('hurry', math.nan),
+                        ('max_buffered_secs', 0), ('max_buffered_secs', math.nan)):
+      with self.assertRaisesRegex(ValueError, f'{name}='):
+        BatchingOptions(**{name: value})
+    self.assertIsNone(BatchingOptions(max_buffered_secs=None).max_buffered_secs)
 
   def test_buffer_must_be_bounded(self):
     for name in ('max_buffered_elements', 'max_buffered_bytes'):

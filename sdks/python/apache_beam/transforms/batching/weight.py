@@ -22,16 +22,12 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
 
-from apache_beam.transforms.batching.validation import one
-from apache_beam.transforms.core import CombineFn
 from apache_beam.transforms.core import DoFn
 from apache_beam.utils import windowed_value
 
 __all__ = [
     'SplitByWeightDoFn',
-    'TotalSize',
     'WeightLimitedBatchingDoFn',
-    'stateful_size_fn',
 ]
 
 # As the window-aware batches without a weight.
@@ -110,30 +106,3 @@ class SplitByWeightDoFn(DoFn):
       part.append(element)
       total += weight
     yield part
-
-
-class TotalSize(CombineFn):
-  """Adds sizes up; its accumulator is an int, as that of a count."""
-  def create_accumulator(self):
-    return 0
-
-  def add_input(self, accumulator, size):
-    return accumulator + size
-
-  def merge_accumulators(self, accumulators):
-    return sum(accumulators)
-
-  def extract_output(self, accumulator):
-    return accumulator
-
-
-def stateful_size_fn(size_fn: Callable[[Any], int],
-                     counts_sizes: bool) -> Callable[[Any], int]:
-  """What an element adds to the size of a stateful buffer.
-
-  Without ``counts_sizes`` every element counts one, as it always did there.
-  With it none is free, so that the buffer is bounded.
-  """
-  if size_fn is one or not counts_sizes:
-    return one
-  return lambda element: max(1, size_fn(element))

@@ -23,21 +23,15 @@ from hypothesis import strategies as st
 
 import apache_beam as beam
 from apache_beam.ml.inference import base
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import window
-from apache_beam.transforms.batching.least_cost import Cost
-from apache_beam.transforms.batching.options import BatchingOptions
-from apache_beam.transforms.batching.validation import one
 from apache_beam.transforms.batching.weight import SplitByWeightDoFn
 from apache_beam.transforms.batching.weight import WeightLimitedBatchingDoFn
-from apache_beam.transforms.batching.weight import stateful_size_fn
 from apache_beam.transforms.util import BatchElements
 from apache_beam.transforms.util import _BatchSizeEstimator
 
-_FLAG = '--experiments=smart_bucketing'
 _STATEFUL = {'max_batch_duration_secs': 60}
 
 
@@ -54,10 +48,9 @@ def _weigh(length):
 
 
 class MaxBatchWeightTest(unittest.TestCase):
-  def _check(self, expected, flags=(), into=window.GlobalWindows(), **kwargs):
+  def _check(self, expected, into=window.GlobalWindows(), **kwargs):
     lengths = [4, 4, 4, 30, 1, 1, 1, 1]
-    options = PipelineOptions(list(flags))
-    with TestPipeline(runner='FnApiRunner', options=options) as p:
+    with TestPipeline(runner='FnApiRunner') as p:
       batches = (
           p
           | beam.Create([None])
@@ -72,12 +65,6 @@ class MaxBatchWeightTest(unittest.TestCase):
     expected = [[4, 4], [4], [30], [1, 1, 1], [1]]
     self._check(expected)
     self._check(expected, into=window.FixedWindows(10))
-
-  def test_grouped_by_length(self):
-    options = BatchingOptions(cost=Cost(99, 1))
-    self._check([[30], [4, 4], [1, 4], [1, 1, 1]], [_FLAG],
-                length_fn=_weigh,
-                options=options)
 
   def test_across_bundles(self):
     self._check([[4, 4], [4], [30], [1, 1], [1, 1]], **_STATEFUL)
@@ -123,31 +110,6 @@ class MaxBatchWeightTest(unittest.TestCase):
     self.assertEqual(weights, sum(parts, []))
     for part in parts:
       self.assertTrue(len(part) == 1 or sum(part) <= max_weight)
-
-
-class StatefulSizesTest(unittest.TestCase):
-  def _batches(self, expected, *flags):
-    with TestPipeline(runner='FnApiRunner',
-                      options=PipelineOptions(list(flags))) as p:
-      batches = (
-          p
-          | beam.Create([None])
-          | beam.FlatMap(lambda _: [5, 5, 1, 1, 9])
-          | BatchElements(10, 10, element_size_fn=_weigh, **_STATEFUL)
-          | beam.Map(sorted))
-      assert_that(batches, equal_to(expected))
-
-  def test_sizes_count_with_the_flag(self):
-    self._batches([[5, 5], [1, 1, 9]], _FLAG)
-
-  def test_elements_count_without_it(self):
-    self._batches([[1, 1, 5, 5, 9]])
-
-  def test_no_element_is_free(self):
-    self.assertEqual(1, stateful_size_fn(_weigh, True)(0))
-    self.assertEqual(7, stateful_size_fn(_weigh, True)(7))
-    self.assertIs(one, stateful_size_fn(_weigh, False))
-    self.assertIs(one, stateful_size_fn(one, True))
 
 
 if __name__ == '__main__':

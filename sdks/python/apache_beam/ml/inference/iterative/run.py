@@ -22,7 +22,7 @@ import inspect
 
 import apache_beam as beam
 from apache_beam.ml.inference import base
-from apache_beam.ml.inference import keyed_batching
+from apache_beam.ml.inference import batching_by_length
 from apache_beam.ml.inference import lengths
 from apache_beam.ml.inference.iterative.chunk_coder import chunk_type
 from apache_beam.ml.inference.iterative.durable import DurableDoFn
@@ -32,7 +32,6 @@ from apache_beam.ml.inference.iterative.in_bundle import FAILED
 from apache_beam.ml.inference.iterative.in_bundle import InBundleDoFn
 from apache_beam.ml.inference.iterative.inputs import Inputs
 from apache_beam.options.pipeline_options import DebugOptions
-from apache_beam.transforms.batching import opt_in
 from apache_beam.transforms.batching.validation import check_known_arguments
 from apache_beam.typehints import typehints
 
@@ -58,14 +57,14 @@ def expand(transform: 'base.RunInference', pcoll: beam.PCollection):
   output_type = _output_type(inputs, pcoll.element_type)
   dead_letters = transform._with_exception_handling
   is_durable = transform._iterative.mode == 'durable'
-  batched = inner.pads_batches() and not is_durable
+  batched, bad_lengths = inner.pads_batches() and not is_durable, None
   args = (inputs, _options(transform), transform._model_tag, namespace)
   if is_durable:
     do_fn = DurableDoFn(*args, dead_letters=dead_letters)
   else:
     do_fn = InBundleDoFn(*args, batched=batched, dead_letters=dead_letters)
   if batched:
-    pcoll = pcoll | _batch_elements(transform, pcoll, namespace)
+    pcoll, bad_lengths = batching_by_length.batch(transform, pcoll)
   results = (
       pcoll
       | 'BeamML_RunInference' >> beam.ParDo(do_fn).with_resource_hints(
@@ -73,8 +72,10 @@ def expand(transform: 'base.RunInference', pcoll: beam.PCollection):
   results.chunks.element_type = output_type
   if not dead_letters:
     return results.chunks
-  return results.chunks, base.RunInferenceDLQ(
-      results[FAILED], bad_preprocessed, [])
+  failed = results[FAILED]
+  if bad_lengths is not None:
+    failed = (failed, bad_lengths) | beam.Flatten()
+  return results.chunks, base.RunInferenceDLQ(failed, bad_preprocessed, [])
 
 
 def _check(transform, pcoll):
@@ -178,15 +179,3 @@ def _options(transform):
   if timeout and options.request_timeout_secs is None:
     options = dataclasses.replace(options, request_timeout_secs=timeout)
   return options
-
-
-def _batch_elements(transform, pcoll, namespace):
-  """Batches for a model that pads them, by length if the pipeline opted in."""
-  handler, options = transform._model_handler, transform._batching_options
-  kwargs = handler.batch_elements_kwargs()
-  if opt_in.is_enabled(pcoll.pipeline.options, options, transform.label):
-    kwargs = lengths.with_known_length(
-        handler, kwargs, transform._inference_args, options, transform.label)
-    kwargs = keyed_batching.functions_of_examples(handler, kwargs)
-    options = opt_in.options_with_metrics(options, kwargs, namespace)
-  return beam.BatchElements(**kwargs, options=options)

@@ -34,6 +34,9 @@ from apache_beam.ml.inference.padding.options import PaddingOptions
 
 __all__ = ['OutputCutter']
 
+# The dimensions of an output that follow the length of its example.
+_Dims = tuple[int, ...]
+
 
 class OutputCutter:
   """Cuts the outputs of one handler, and keeps what it found out about them."""
@@ -41,9 +44,9 @@ class OutputCutter:
     self._declared = options.per_token_outputs
     self._left = options.side == 'left'
     self._handler = handler
-    # What 'auto' has found out, by name of the output. Threads which share the
+    # What 'auto' has found out, by path of the output. Threads which share the
     # handler may find it out twice, with the same answer.
-    self._found: dict[Any, bool] = {}
+    self._found: dict[tuple, _Dims] = {}
 
   def __getstate__(self):
     return {**self.__dict__, '_found': {}}
@@ -52,113 +55,135 @@ class OutputCutter:
       self,
       inferences: Sequence[Any],
       lengths: Sequence[int],
-      run_shortest_alone: Callable[[], Any]) -> Sequence[Any]:
+      padded_length: int,
+      run_shortest_alone: Callable[[], Any]) -> list[Any]:
     """Returns the inferences of a batch without the rows of its padding.
 
     Args:
       inferences: the inference of each example.
-      lengths: the length of each example; the longest is the padded length.
-      run_shortest_alone: gives the inference of the shortest example alone.
+      lengths: the length of each example.
+      padded_length: to which they were padded.
+      run_shortest_alone: gives the inference of the shortest example alone,
+        without padding.
 
     Raises:
       ValueError: if an output is not what `per_token_outputs` says of it.
     """
-    shortest, longest = min(lengths), max(lengths)
-    if not self._declared or (self._declared == 'auto' and shortest == longest):
-      return inferences
+    shortest = min(lengths)
+    if not self._declared or (self._declared == 'auto' and
+                              shortest == padded_length):
+      return list(inferences)
 
-    def is_shorter_alone(name):
-      alone = _outputs(run_shortest_alone()).get(name)
-      return _size(alone) == shortest
+    def find_out(path, sizes):
+      alone = _sizes(_at(run_shortest_alone(), path))
+      if len(alone) != len(sizes):
+        return ()
+      return tuple(
+          dim for dim, (size, size_alone) in enumerate(zip(sizes, alone))
+          if size == padded_length and size_alone == shortest)
 
     return [
-        self._cut_one(inference, length, longest, is_shorter_alone)
+        self._cut_one(inference, length, padded_length, find_out)
         for inference, length in zip(inferences, lengths)
     ]
 
-  def _cut_one(self, inference, length, longest, is_shorter_alone):
-    outputs = _outputs(inference)
-    self._check_names(inference, outputs)
-    per_token = [
-        name for name, output in outputs.items()
-        if self._is_per_token(name, _size(output), longest, is_shorter_alone)
-    ]
-    if length == longest or not per_token:
-      return inference
-    rows = slice(longest - length, None) if self._left else slice(length)
-    cut = {name: outputs[name][rows] for name in per_token}
-    return _with_outputs(inference, cut)
+  def _cut_one(self, inference, length, padded_length, find_out):
+    self._check_names(inference)
 
-  def _check_names(self, inference, outputs):
+    def cut(output, path):
+      dims = self._dims(path, _sizes(output), padded_length, find_out)
+      if length == padded_length:
+        return output
+      rows = slice(padded_length -
+                   length, None) if self._left else slice(length)
+      for dim in dims:
+        output = output[(slice(None), ) * dim +
+                        (rows, )] if dim else output[rows]
+      return output
+
+    return _map(inference, cut)
+
+  def _check_names(self, inference):
     if not isinstance(self._declared, tuple):
       return
-    missing = set(self._declared) - set(outputs)
+    names = set(inference) if isinstance(inference, Mapping) else set()
+    missing = set(self._declared) - names
     if missing:
       got = (
-          f'the outputs {sorted(outputs)}'
+          f'the outputs {sorted(names)}'
           if isinstance(inference, Mapping) else type(inference).__name__)
       raise ValueError(
           f'{self._handler}: PaddingOptions.per_token_outputs names '
           f'{sorted(missing)}, but the model returned {got}.')
 
-  def _is_per_token(self, name, size, longest, is_shorter_alone) -> bool:
+  def _dims(self, path, sizes, padded_length, find_out) -> _Dims:
     if self._declared == 'auto':
-      return self._find_out(name, size, longest, is_shorter_alone)
-    if self._declared is not True and name not in self._declared:
-      return False
-    if size != longest:
+      return self._find_out(path, sizes, padded_length, find_out)
+    if self._declared is not True and path[0] not in self._declared:
+      return ()
+    if not sizes or sizes[0] != padded_length:
       raise ValueError(
           f'{self._handler}: PaddingOptions.per_token_outputs='
-          f'{self._declared!r} includes {_output_name(name)}, but its size '
-          f'after the batch dimension is {size}, not the padded length '
-          f'{longest}. Name only outputs with one row per token.')
-    return True
+          f'{self._declared!r} includes {_output_name(path)}, but its size '
+          f'after the batch dimension is {sizes[0] if sizes else None}, not the '
+          f'padded length {padded_length}. Name only outputs with one row per '
+          'token.')
+    return (0, )
 
-  def _find_out(self, name, size, longest, is_shorter_alone) -> bool:
-    if size is None:
-      return False
-    if name not in self._found:
-      self._found[name] = size == longest and is_shorter_alone(name)
-    if self._found[name] and size != longest:
+  def _find_out(self, path, sizes, padded_length, find_out) -> _Dims:
+    if not sizes:
+      return ()
+    if path not in self._found:
+      self._found[path] = find_out(path,
+                                   sizes) if padded_length in sizes else ()
+    dims = self._found[path]
+    if any(dim >= len(sizes) or sizes[dim] != padded_length for dim in dims):
       raise ValueError(
-          f'{self._handler}: {_output_name(name)} had one row per token so '
-          f'far, but now has {size} for a padded length of {longest}. Set '
+          f'{self._handler}: {_output_name(path)} had one row per token so far, '
+          f'but now has {sizes[dims[0]] if dims[0] < len(sizes) else None} for a '
+          f'padded length of {padded_length}. Set '
           'PaddingOptions.per_token_outputs.')
-    return self._found[name]
+    return dims
 
 
-def _outputs(inference) -> dict[Any, Any]:
-  """The outputs of one example by name, or position; None if it is the only."""
-  if isinstance(inference, Mapping):
-    return dict(inference)
-  if isinstance(inference, tuple):
-    return dict(enumerate(inference))
-  return {None: inference}
-
-
-def _with_outputs(inference, changed):
-  """A copy of the same type with some outputs changed."""
-  if isinstance(inference, Mapping):
-    inference = copy.copy(inference)
+def _map(output: Any, function: Callable[[Any, tuple], Any], path=()) -> Any:
+  """A copy of nested outputs with each replaced; others keep their types."""
+  if isinstance(output, Mapping):
+    changed = copy.copy(output)
     # The outputs of transformers models refuse update().
-    for name, value in changed.items():
-      inference[name] = value
-    return inference
-  if isinstance(inference, tuple):
-    values = {**_outputs(inference), **changed}.values()
-    if hasattr(inference, '_make'):
-      return inference._make(values)
-    return type(inference)(values)
-  return changed[None]
+    for name, value in output.items():
+      changed[name] = _map(value, function, (*path, name))
+    return changed
+  if isinstance(output, tuple):
+    values = [
+        _map(value, function, (*path, index))
+        for index, value in enumerate(output)
+    ]
+    if hasattr(output, '_make'):
+      return output._make(values)
+    return type(output)(values)
+  return function(output, path)
 
 
-def _size(output) -> int | None:
-  """The length of the first dimension, None if there is none."""
+def _at(output, path):
+  """The output at a path, None if there is none."""
+  for key in path:
+    try:
+      output = output[key]
+    except (IndexError, KeyError, TypeError):
+      return None
+  return output
+
+
+def _sizes(output) -> tuple[int, ...]:
+  """The sizes of the dimensions; of a list its length."""
   if isinstance(output, list):
-    return len(output)
-  shape = getattr(output, 'shape', None)
-  return shape[0] if shape else None
+    return (len(output), )
+  return tuple(getattr(output, 'shape', None) or ())
 
 
-def _output_name(name) -> str:
-  return 'the output' if name is None else f'output {name!r}'
+def _output_name(path) -> str:
+  if not path:
+    return 'the output'
+  first, *rest = path
+  return f'output {first!r}' + ''.join(f'[{key!r}]' for key in rest)

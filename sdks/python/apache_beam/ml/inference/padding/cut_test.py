@@ -80,6 +80,22 @@ class PerTokenOutputsTest(unittest.TestCase):
         ValueError, 'Handler: the output had one row per token .* 2 for .* 3'):
       fn(tensors(1, 3), Recorder(lambda x: x[:, :2]), CPU, {})
 
+  def test_auto_cuts_all_dimensions_that_follow_the_length(self):
+    # As attention weights, and the hidden states of all layers.
+    model = Recorder(
+        lambda x: {
+            'attentions': (x[:, None, :, None] * x[:, None, None, :], ) * 2,
+            'hidden': (x, x[..., None])
+        })
+    for side in ('right', 'left'):
+      results = run(tensors(1, 3, 2), model, side=side)
+      for length, result in zip((1, 3, 2), results):
+        x = torch.arange(1, length + 1)
+        for attention in result.inference['attentions']:
+          self.assertEqual(attention.tolist(), [(x[:, None] * x).tolist()])
+        self.assertEqual(result.inference['hidden'][0].tolist(), x.tolist())
+        self.assertEqual(result.inference['hidden'][1].shape, (length, 1))
+
   def test_no_outputs(self):
     results = run(tensors(1, 3), Recorder(lambda x: x), per_token_outputs=False)
     self.assertEqual(shapes(results), [(3, ), (3, )])

@@ -20,18 +20,34 @@
 # pytype: skip-file
 
 import functools
+import threading
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
 from apache_beam.ml.inference.base import PredictionResult
+from apache_beam.ml.inference.padding import model as models
 from apache_beam.ml.inference.padding.cut import OutputCutter
 from apache_beam.ml.inference.padding.options import PaddingOptions
+from apache_beam.ml.inference.padding.outputs import ByExample
 from apache_beam.ml.inference.padding.pad import KeyedTensorPadder
 from apache_beam.ml.inference.padding.pad import TensorPadder
+from apache_beam.ml.inference.padding.verify import largest_difference
 
 __all__ = ['padded', 'validate_padding_args']
+
+# Whose inference functions call the model, or a method of it, with one batch of
+# tensors, and hand on its outputs.
+_OF_BEAM = (
+    'apache_beam.ml.inference.huggingface_inference',
+    'apache_beam.ml.inference.pytorch_inference')
+# Those that call the model itself.
+_FORWARD = frozenset((
+    'default_tensor_inference_fn',
+    'default_keyed_tensor_inference_fn',
+    '_default_inference_fn_torch',
+    '_run_inference_torch_keyed_tensor'))
 
 
 def padded(
@@ -65,62 +81,102 @@ def validate_padding_args(
     inference_fn: Callable, inference_args: Mapping[str, Any] | None):
   """Raises a ValueError if `inference_args` has the mask that padding adds."""
   if isinstance(inference_fn, _PaddedInferenceFn):
-    inference_fn.validate_inference_args(inference_args)
+    inference_fn.validate_inference_args(inference_args, inference_fn.mask)
 
 
 class _PaddedInferenceFn:
   """An inference function on padded tensors. Pickles if the inner one does."""
   def __init__(self, inference_fn, options, handler, keyed):
     self.options = options
+    self.mask = None if options.mask == 'auto' else options.mask
     self._inference_fn = inference_fn
     self._handler = handler
-    self._mask = options.mask
+    self._keyed = keyed
     padder = KeyedTensorPadder if keyed else TensorPadder
     self._padder = padder(options, handler)
     self._cutter = OutputCutter(options, handler)
+    self._is_beams = getattr(inference_fn, '__module__', None) in _OF_BEAM
+    self._is_forward = (self._is_beams and inference_fn.__name__ in _FORWARD)
+    self.__setstate__(self.__dict__)
 
-  def validate_inference_args(self, inference_args):
+  def __getstate__(self):
+    return {
+        name: value
+        for name, value in self.__dict__.items() if name not in ('_local', )
+    }
+
+  def __setstate__(self, state):
+    self.__dict__.update(state)
+    # By thread: the padder of the model that it saw last, and how much padding
+    # was verified.
+    self._local = threading.local()
+
+  def validate_inference_args(self, inference_args, mask):
     # Those of a side input are not known before the call.
-    if isinstance(inference_args, Mapping) and self._mask in inference_args:
+    if isinstance(inference_args, Mapping) and mask in inference_args:
       raise ValueError(
-          f'{self._handler}: inference_args has {self._mask!r}, which '
+          f'{self._handler}: inference_args has {mask!r}, which '
           'PaddingOptions(mask=...) passes for each batch. Remove one of them.')
 
   def __call__(self, batch, model, device, inference_args=None, model_id=None):
-    self.validate_inference_args(inference_args)
+    self.validate_inference_args(inference_args, self.mask)
     if not batch:
       return self._inference_fn(batch, model, device, inference_args, model_id)
+    padder, mask = self._padder_for(model)
+    self.validate_inference_args(inference_args, mask)
 
-    def run(examples):
-      return self._run(examples, model, device, inference_args, model_id)
+    def run(examples, is_alone):
+      padded_batch = padder.pad(examples, device, is_alone)
+      args = {**(inference_args or {}), **padded_batch.model_args}
+      return self._run(padded_batch, model, device, args, model_id)
 
-    results, lengths = run(batch)
+    results, lengths, padded_length = run(batch, False)
+    shortest = lengths.index(min(lengths))
 
     # Several outputs of a batch may need it, so it is kept.
     @functools.cache
     def run_shortest_alone():
-      shortest = lengths.index(min(lengths))
-      (result, ), _ = run([batch[shortest]])
+      (result, ), _, _ = run([batch[shortest]], True)
       return result.inference
 
     inferences = self._cutter.cut([r.inference for r in results],
                                   lengths,
+                                  padded_length,
                                   run_shortest_alone)
+    if self.options.verify:
+      padding = 1 - lengths[shortest] / padded_length
+      self._verify(
+          inferences[shortest], run_shortest_alone, padding, model, mask)
     return [
         result._replace(example=example, inference=inference)
         for example, result, inference in zip(batch, results, inferences)
     ]
 
-  def _run(self, batch, model, device, inference_args, model_id):
-    """Returns the results of padded examples, and the examples' lengths."""
-    padded_batch, model_args, lengths = self._padder.pad(batch, device)
-    if model_args:
-      inference_args = {**(inference_args or {}), **model_args}
-    results = list(
-        self._inference_fn(
-            padded_batch, model, device, inference_args, model_id))
-    self._check_results(results, len(batch))
-    return results, lengths
+  def _padder_for(self, model):
+    """The padder for a model, and the name of its mask."""
+    known, padder, mask = getattr(self._local, 'known', (None, None, None))
+    if padder is None or known is not model:
+      mask = self.options.mask
+      if mask == 'auto':
+        mask = models.mask_of(model) if self._is_beams else None
+      elif mask is not None and self._is_forward:
+        models.check_mask(model, mask, self._handler)
+      padder = self._padder.with_model(mask, *models.pad_value_of(model))
+      self._local.known = model, padder, mask
+      self._local.verified = 0.0
+    return padder, mask
+
+  def _run(self, padded_batch, model, device, args, model_id):
+    """The results of padded examples, their lengths and the padded length."""
+    examples, _, lengths, padded_length = padded_batch
+    if self._is_beams:
+      if self._is_forward and models.takes(model, 'use_cache'):
+        # A cache belongs to a batch.
+        args = {'use_cache': False, **args}
+      model = ByExample(model, len(examples), self._handler)
+    results = list(self._inference_fn(examples, model, device, args, model_id))
+    self._check_results(results, len(examples))
+    return results, lengths, padded_length
 
   def _check_results(self, results, expected):
     if len(results) != expected:
@@ -133,3 +189,38 @@ class _PaddedInferenceFn:
         raise TypeError(
             f'{self._handler}: with padding the inference function must return '
             f'PredictionResults, not {type(result).__name__}.')
+
+  def _verify(self, together, run_shortest_alone, padding, model, mask):
+    """Compares a result with that of its example alone, where more of it is
+    padding than was compared before.
+
+    Raises:
+      ValueError: if they differ.
+    """
+    if padding <= 2 * self._local.verified:
+      return
+    found = largest_difference(together, run_shortest_alone(), mask is None)
+    if found is None:
+      self._local.verified = padding
+      return
+    name, difference = found
+    raise ValueError(
+        f'{self._handler}: the results of {type(model).__name__} for an example '
+        'depend on the examples that it is batched with: '
+        f'{f"the output {name}" if name else "the output"} differs by up to '
+        f'{difference:.3g} from that for the example alone. '
+        f'{_remedy(model, mask)} '
+        'If the model is random, or the difference is meant, pass '
+        'PaddingOptions(verify=False).')
+
+
+def _remedy(model, mask):
+  if mask is None:
+    names = ', '.join(models.masks_of(model)) or 'attention_mask, for instance'
+    return (
+        'Name the argument of the model that hides padding in '
+        f'PaddingOptions(mask=...): {names}.')
+  return (
+      f'It is given the mask {mask!r}. It may look for another pad_value, such '
+      'as the pad_token_id of its config, need padding on the other side, or '
+      'position_ids among the keys of each example.')

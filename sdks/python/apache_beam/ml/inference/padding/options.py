@@ -23,6 +23,7 @@ import numbers
 from collections.abc import Iterable
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ['PaddingOptions']
 
@@ -35,17 +36,21 @@ class PaddingOptions:
   together, without a batch_length_fn: the handler knows the length it pads.
 
   A result does not depend on the other examples of its batch if the model
-  ignores padded positions, which most models do only by means of a mask.
+  ignores padded positions, which most models do only by means of a mask. That
+  is verified in each worker, by a model call for one example alone.
 
   Args:
     pad_value: the number put into padded positions. Keyed handlers also take a
       mapping from key to number, in which a missing key means 0, and need one
-      if several keys are padded and not all with 0.
+      if several keys are padded and not all with 0. 'auto' is the pad_token_id
+      of a Hugging Face model for its token ids, and 0 elsewhere.
     side: 'right' to pad after the data, 'left' to pad before it, as decoders
       need for generation. Left padding shifts absolute positions: a model
       which has them, such as GPT-2, needs position_ids among the keys of each
       example. Rotary and relative positions need nothing.
     mask: the name of the mask argument of the model, None if it takes none.
+      'auto' is 'attention_mask' for a Hugging Face model that takes it, unless
+      the handler has an inference_fn of the user's, and none elsewhere.
       The mask is an int64 tensor of shape (batch, longest), 1 for data and 0
       for padding. It is passed with every batch, ragged or not: by the tensor
       handlers as a keyword argument of the model call, by the keyed handlers
@@ -63,17 +68,28 @@ class PaddingOptions:
       of a worker's handler. Outputs of any other size pass as they are, such
       as those of `generate`, in which the padding of the prompt remains, or
       of models that shorten or lengthen their input. For encoder-decoder
-      `generate`, whose output length depends on the content, pass False. Only
-      the dimension next to the batch dimension is cut.
+      `generate`, whose output length depends on the content, pass False. With
+      'auto' every dimension that follows the length is cut, as both of
+      attention weights; otherwise the one next to the batch dimension.
+    pad_to_multiple_of: the padded length is rounded up to a multiple of this,
+      as accelerators and compilers want it: fewer shapes are compiled. With
+      --experiments=smart_bucketing lengths are rounded up likewise.
+    verify: whether results that depend on the other examples of a batch are an
+      error. The floating-point outputs of the shortest example of a batch are
+      compared with those that the model gives for it alone, in the first batch
+      with padding and in later ones with twice as much. Without a mask integer
+      outputs are compared too. Leave it out for models that are random.
 
   Raises:
     TypeError, ValueError: if a field has a wrong type or value.
   """
-  pad_value: float | Mapping[str, float] = 0
-  side: str = 'right'
-  mask: str | None = None
+  pad_value: float | Mapping[str, float] | Literal['auto'] = 'auto'
+  side: Literal['right', 'left'] = 'right'
+  mask: str | None = 'auto'
   sequence_keys: tuple[str, ...] | None = None
   per_token_outputs: bool | str | tuple[str, ...] = 'auto'
+  pad_to_multiple_of: int = 1
+  verify: bool = True
 
   def __post_init__(self):
     self._check_pad_value()
@@ -90,8 +106,21 @@ class PaddingOptions:
                       bool) and self.per_token_outputs != 'auto':
       self._set_names('per_token_outputs')
     self._check_value_keys()
+    if type(self.pad_to_multiple_of) is not int or self.pad_to_multiple_of < 1:
+      raise ValueError(
+          'PaddingOptions: pad_to_multiple_of must be an int of at least 1, not '
+          f'{self.pad_to_multiple_of!r}.')
+    if not isinstance(self.verify, bool):
+      raise TypeError(
+          f'PaddingOptions: verify must be a bool, not {self.verify!r}.')
+
+  def padded_length(self, length: int) -> int:
+    """The length to which examples are padded of which this is the longest."""
+    return -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
 
   def _check_pad_value(self):
+    if self.pad_value == 'auto':
+      return
     values = {'pad_value': self.pad_value}
     if isinstance(self.pad_value, Mapping):
       # A copy, as the caller may change the mapping later.

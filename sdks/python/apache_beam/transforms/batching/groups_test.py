@@ -20,22 +20,21 @@ import unittest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import apache_beam as beam
 from apache_beam import coders
 from apache_beam.transforms import window
-from apache_beam.transforms.batching.chunks import InChunks
-from apache_beam.transforms.batching.chunks import chunk_type
+from apache_beam.transforms.batching.groups import InGroups
+from apache_beam.transforms.batching.groups import group_type
+from apache_beam.transforms.batching.in_bundle import LengthBatchingDoFn
 from apache_beam.utils.windowed_value import WindowedValue
 
 _WINDOWS = [window.IntervalWindow(i, i + 1) for i in range(3)]
 
 
-class InChunksTest(unittest.TestCase):
-  def _chunks(self, elements, shards=None, now=lambda: 100.0):
+class InGroupsTest(unittest.TestCase):
+  def _groups(self, elements, shards=None, now=lambda: 100.0):
     """Those of a bundle of (element, window, timestamp) tuples."""
-    within_bundle = beam.BatchElements(
-        length_fn=len, clock=now).length_batching_do_fn('Batch')
-    do_fn = InChunks(within_bundle, 16, shards)
+    within_bundle = LengthBatchingDoFn(len, [(None, 32)], clock=now)
+    do_fn = InGroups(within_bundle, 16, shards)
     do_fn.setup()
     do_fn.start_bundle()
     sent = []
@@ -45,42 +44,43 @@ class InChunksTest(unittest.TestCase):
     return [*sent, *do_fn.finish_bundle()]
 
   @given(
-      st.lists(st.tuples(st.text(), st.integers(0, 2), st.integers(0, 99))),
+      st.lists(
+          st.tuples(st.text('abc'), st.integers(0, 2), st.integers(0, 99))),
       st.sampled_from([None, 1, 3]))
   def test_each_element_once_in_its_window(self, elements, shards):
     found = []
-    for sent in self._chunks(elements, shards):
-      chunk = sent.value if shards is None else sent.value[1]
-      self.assertTrue(1 <= len(chunk) <= 64)
-      times = [timestamp for _, _, _, timestamp, _, _ in chunk]
+    for sent in self._groups(elements, shards):
+      group = sent.value if shards is None else sent.value[1]
+      self.assertTrue(1 <= len(group) <= 64)
+      times = [timestamp for _, _, _, timestamp, _, _ in group]
       self.assertEqual(sent.timestamp.micros, min(times))
       at, = sent.windows
-      for text, length, arrived, timestamp, nbytes, values in chunk:
+      for text, length, arrived, timestamp, nbytes, values in group:
         self.assertEqual((length, arrived, values), (len(text), 10**8, [1]))
         self.assertGreaterEqual(nbytes, len(text))
         found.append((text, _WINDOWS.index(at), timestamp // 10**6))
     self.assertEqual(sorted(found), sorted(elements))
 
   def test_elements_are_spread_evenly(self):
-    chunks = self._chunks([('a', 0, 0)] * 12, 3)
-    self.assertEqual([4, 4, 4], [len(c.value[1]) for c in chunks])
-    self.assertEqual({0, 1, 2}, {c.value[0] for c in chunks})
+    groups = self._groups([('a', 0, 0)] * 12, 3)
+    self.assertEqual([4, 4, 4], [len(c.value[1]) for c in groups])
+    self.assertEqual({0, 1, 2}, {c.value[0] for c in groups})
 
   def test_large_elements_do_not_wait_for_others(self):
-    sizes = [len(c.value) for c in self._chunks([('x' * 2**19, 0, 0)] * 4)]
+    sizes = [len(c.value) for c in self._groups([('x' * 2**19, 0, 0)] * 4)]
     self.assertEqual([2, 2], sizes)
 
-  def test_no_chunk_takes_longer_than_a_part_of_the_wait(self):
+  def test_no_group_takes_longer_than_a_part_of_the_wait(self):
     # Each element comes 0.6 s after that before it.
     times = iter(range(1000))
-    chunks = self._chunks([('a', 0, 0)] * 6, now=lambda: 0.6 * next(times))
-    self.assertEqual([3, 3], [len(c.value) for c in chunks])
+    groups = self._groups([('a', 0, 0)] * 6, now=lambda: 0.6 * next(times))
+    self.assertEqual([3, 3], [len(c.value) for c in groups])
 
   def test_elements_are_encoded_by_their_own_coder(self):
-    coder = coders.registry.get_coder(chunk_type(str))
+    coder = coders.registry.get_coder(group_type(str))
     self.assertIn('StrUtf8Coder', str(coder))
     self.assertNotIn('FastPrimitives', str(coder))
-    for sent in self._chunks([('a', 0, 1), ('bc', 0, 2)]):
+    for sent in self._groups([('a', 0, 1), ('bc', 0, 2)]):
       self.assertEqual(sent.value, coder.decode(coder.encode(sent.value)))
 
 

@@ -15,10 +15,10 @@
 # limitations under the License.
 #
 
-"""Sends the elements of a bundle to state in chunks.
+"""Sends the elements of a bundle to state in groups.
 
 A runner resolves all state of a DoFn for each element that it gets, and encodes
-a key for it. Nothing passes a shuffle before the end of a bundle, so a chunk of
+a key for it. Nothing passes a shuffle before the end of a bundle, so a group of
 its elements comes no later than they would.
 """
 
@@ -32,7 +32,7 @@ from apache_beam.typehints import Tuple
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-__all__ = ['InChunks', 'chunk_type']
+__all__ = ['InGroups', 'group_type']
 
 _MAX_ELEMENTS = 64
 _MAX_BYTES = 1 << 20
@@ -41,24 +41,24 @@ _MAX_BYTES = 1 << 20
 _PART_OF_WAIT = 1 / 16
 
 
-def chunk_type(element_type: Any) -> Any:
-  """Of chunks: lists of (element, length, arrival, timestamp, bytes, values).
+def group_type(element_type: Any) -> Any:
+  """Of groups: lists of (element, length, arrival, timestamp, bytes, values).
 
   Times are in microseconds; values are those whose sums are limited.
   """
-  return List[Tuple[element_type, int, int, int, int, List[int]]]
+  return List[Tuple[element_type, int, int, int, int, List[float]]]
 
 
-class InChunks(DoFn):
+class InGroups(DoFn):
   """Measures elements and puts those of a bundle and a window together.
 
-  A chunk has the timestamp of its earliest element.
+  A group has the timestamp of its earliest element.
 
   Args:
     within_bundle: measures elements.
     max_wait_secs: how long an element may wait.
     shards: over how many integer keys elements are spread, in turn; None for
-      chunks without a key.
+      groups without a key.
   """
   def __init__(
       self,
@@ -73,45 +73,45 @@ class InChunks(DoFn):
     self._next = random.randrange(self._shards or 1)
 
   def start_bundle(self):
-    self._chunks = {}
+    self._groups = {}
 
   def process(self, element, windowed_value=DoFn.WindowedValueParam):
-    held = self._within_bundle.measure(element)
+    measured = self._within_bundle.measured(element)
     for window in windowed_value.windows:
       shard = None
       if self._shards:
         shard = self._next = (self._next + 1) % self._shards
-      chunk = self._chunks.get((shard, window))
-      if chunk is None:
-        chunk = self._chunks[shard, window] = _Chunk(held.arrived)
+      group = self._groups.get((shard, window))
+      if group is None:
+        group = self._groups[shard, window] = _Group(measured.arrived)
       # A Timestamp for each element would take as long as all of this.
-      chunk.add(element, held, windowed_value.timestamp_micros)
-      if (len(chunk.elements) >= _MAX_ELEMENTS or chunk.nbytes >= _MAX_BYTES or
-          not 0 <= held.arrived - chunk.since <= self._max_age):
-        del self._chunks[shard, window]
-        yield chunk.value(shard, window)
+      group.add(measured, windowed_value.timestamp_micros)
+      if (len(group.elements) >= _MAX_ELEMENTS or group.nbytes >= _MAX_BYTES or
+          not 0 <= measured.arrived - group.since <= self._max_age):
+        del self._groups[shard, window]
+        yield group.value(shard, window)
 
   def finish_bundle(self):
-    for (shard, window), chunk in self._chunks.items():
-      yield chunk.value(shard, window)
-    self._chunks = {}
+    for (shard, window), group in self._groups.items():
+      yield group.value(shard, window)
+    self._groups = {}
 
 
-class _Chunk:
+class _Group:
   def __init__(self, since):
     self.since = since
     self.elements = []
     self.nbytes = 0
 
-  def add(self, element, held, timestamp):
-    self.nbytes += held.nbytes
+  def add(self, measured, timestamp):
+    self.nbytes += measured.nbytes
     self.elements.append((
-        element,
-        held.length,
-        round(held.arrived * 1e6),
+        measured.element,
+        measured.length,
+        round(measured.arrived * 1e6),
         timestamp,
-        held.nbytes,
-        held.values))
+        measured.nbytes,
+        measured.values))
 
   def value(self, shard, window):
     value = self.elements if shard is None else (shard, self.elements)
