@@ -16,30 +16,18 @@
 #
 
 import itertools
-
 import math
-
 import unittest
 
-
 import apache_beam as beam
-
 from apache_beam.options.pipeline_options import PipelineOptions
-
 from apache_beam.testing.test_pipeline import TestPipeline
-
 from apache_beam.testing.util import assert_that
-
 from apache_beam.testing.util import equal_to
-
 from apache_beam.transforms import window
-
 from apache_beam.transforms.batching.least_cost import Cost
-
 from apache_beam.transforms.batching.options import BatchingOptions
-
 from apache_beam.transforms.util import BatchElements
-
 
 _FLAG = '--experiments=smart_bucketing'
 _seconds = itertools.count()
