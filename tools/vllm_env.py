@@ -27,18 +27,13 @@ dependencies by the release, its text from build/beam.
 
 import argparse
 import contextlib
-import hashlib
 import os
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from tools import servers
 from tools.layout import Layout
 from tools.layout import ToolError
 from tools.layout import here
@@ -55,21 +50,7 @@ def python_with_vllm(layout: Layout) -> Path:
   Raises:
     ToolError: if pip fails.
   """
-  pins = layout.root / 'requirements' / 'vllm' / 'pins.txt'
-  key = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()
-  kept = layout.cache / 'vllm' / key[:16]
-  if not kept.exists():
-    print('vLLM\'s environment ...', flush=True)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all. It is used by `python -m`, so it can be moved.
-    with tempfile.TemporaryDirectory(dir=kept.parent) as tmp:
-      made = Path(tmp) / 'venv'
-      pip = [made / 'bin' / 'python', '-m', 'pip', '-q']
-      _run([sys.executable, '-m', 'venv', made])
-      _run([*pip, 'install', '-r', pins])
-      _run([*pip, 'uninstall', '-y', *_REMOVED])
-      os.replace(made, kept)
-  return kept / 'bin' / 'python'
+  return servers.python_of(layout, 'vllm', _REMOVED)
 
 
 @contextlib.contextmanager
@@ -82,48 +63,20 @@ def server(layout: Layout, model: Path, *options: str) -> Iterator[str]:
   Raises:
     ToolError: if it ends before it serves.
   """
-  with socket.create_server(('127.0.0.1', 0)) as free:
-    port = free.getsockname()[1]
-  root = f'http://127.0.0.1:{port}'
-  command = [
-      *(python_with_vllm(layout), '-m', 'vllm.entrypoints.openai.api_server'),
-      *('--model', model, '--host', '127.0.0.1', '--port', str(port), *options)
-  ]
-  log = layout.build / 'vllm.log'
-  with log.open('wb') as file:
-    process = subprocess.Popen(
-        command,
-        stdout=file,
-        stderr=subprocess.STDOUT,
-        env={
-            **_MEMORY, **os.environ
-        },
-        start_new_session=True)
-  try:
-    while not _is_healthy(root):
-      if process.poll() is not None:
-        raise ToolError(f'vLLM ended with {process.returncode}; see {log}.')
-      time.sleep(1)
-    yield f'{root}/v1'
-  finally:
-    # With its engine, which would outlive it.
-    with contextlib.suppress(ProcessLookupError):
-      os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+  with process(layout, model, *options) as vllm:
+    yield vllm.url
 
 
-def _is_healthy(root: str) -> bool:
-  try:
-    urllib.request.urlopen(f'{root}/health', timeout=5).close()
-  except OSError:
-    return False
-  return True
-
-
-def _run(command: list) -> None:
-  command = [str(part) for part in command]
-  if subprocess.call(command):
-    raise ToolError(f'{" ".join(command)} failed.')
+def process(layout: Layout, model: Path, *options: str) -> servers.Server:
+  """That server, which is not started yet."""
+  python = python_with_vllm(layout)
+  return servers.Server(
+      lambda port: [
+          *(python, '-m', 'vllm.entrypoints.openai.api_server'), *(
+              '--model', model, '--host', '127.0.0.1', '--port', port), *options
+      ],
+      layout.build / 'vllm.log',
+      environment=_MEMORY)
 
 
 def main() -> int:
