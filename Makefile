@@ -71,8 +71,9 @@ bench: build ## Benchmarks against the released SDK, in build/bench-*.json (TRAC
 	  --max_wait_secs 5 --runner=PrismRunner --prism_location=build/bin/prism \
 	  --streaming --baseline | tee build/bench-replay.json)
 
-soak: build ## The tests with 50 times the examples, longer campaigns, and vLLM
+soak: build ## The tests with 50 times the examples, longer campaigns, real servers
 	@HYPOTHESIS_PROFILE=soak $(VENV) -m tools.tests --timeout=0
+	@$(VENV) -m tests.servers_soak
 	@$(VENV) -m tools.vllm_env tests/vllm_soak.py
 
 apply: ## Make build/beam from the series

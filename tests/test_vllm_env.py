@@ -68,6 +68,17 @@ def test_the_server_ends_with_its_engine(program: Path):
     time.sleep(0.01)
 
 
+def test_a_server_that_is_killed_starts_again_at_its_address(program: Path):
+  program.write_text(_SERVER)
+  with vllm_env.process(Layout(program.parent), program) as server:
+    server.kill()
+    with pytest.raises(OSError):
+      urllib.request.urlopen(f'{server.url}/models')
+    server.start()
+    with urllib.request.urlopen(f'{server.url}/models') as answer:
+      assert answer.read() == b'/v1/models'
+
+
 def test_a_server_that_ends_is_an_error_that_names_its_log(program: Path):
   program.write_text('#!/bin/sh\necho no memory\nexit 3\n')
   with pytest.raises(ToolError, match=r'ended with 3; see .*vllm\.log'):
