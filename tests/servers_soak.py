@@ -231,14 +231,15 @@ def problem_of(name: str, args: dict, whole: dict) -> str | None:
   if 'error' in whole:
     # Its words are in the error.
     words = json.loads(whole['error'])
-    words = words.get('error', words)
-    words = words.get('message', words) if isinstance(words, dict) else words
+    for key in ('error', 'message', 'detail'):
+      words = words.get(key, words) if isinstance(words, dict) else words
     return None if error and str(words)[:80] in error else f'{error} {words}'
   wanted = whole['text']
   for stop in args.get('stop', ()):
     # Not all servers cut there.
     wanted = wanted.split(stop)[0]
-  if (text, error) != (wanted, None):
+  # Streams leave out what never became a character.
+  if (text.rstrip('\ufffd'), error) != (wanted.rstrip('\ufffd'), None):
     return f'{text!r} ({error}), not {wanted!r}'
   is_cut = wanted != whole['text'] or 'stop' in args
   wanted_finish = 'stop' if is_cut else whole['finish']
