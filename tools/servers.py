@@ -153,7 +153,7 @@ def transformers_serve(layout: Layout) -> Server:
       })
 
 
-def llama_cpp(layout: Layout, name: str, context: int) -> Server:
+def llama_cpp(layout: Layout, name: str, context: int, *options: str) -> Server:
   """Serves SmolLM2's GGUF file under a name."""
   python = python_of(layout, 'llama_cpp')
   (file, ) = (layout.build /
