@@ -200,7 +200,7 @@ def run(target: Target, endpoint: str, mode: str, prompts: dict) -> None:
   """Fills CHUNKS with what a pipeline makes of prompts with equal arguments."""
   CHUNKS.clear()
   handler = HANDLERS[endpoint](
-      target.url, target.models[endpoint], backoff=Backoff(30, 0.5, 2))
+      target.url, target.models[endpoint], backoff=Backoff(300, 0.5, 2))
   *_, (_, args) = prompts.values()
   with beam.Pipeline(runner='FnApiRunner',
                      options=PipelineOptions(
