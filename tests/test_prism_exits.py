@@ -68,9 +68,7 @@ with example.status_of_interrupts():
 
 def _command(handler: str, prism: Path, folder: Path) -> list[str]:
   (folder / 'prompts.txt').write_text('\n'.join(_PROMPTS))
-  program = [
-      '-m', 'apache_beam.examples.inference.iterative_text_generation'
-  ]
+  program = ['-m', 'apache_beam.examples.inference.iterative_text_generation']
   if handler == 'busy':
     script = folder / 'busy.py'
     script.write_text(_BUSY)
