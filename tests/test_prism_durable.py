@@ -176,6 +176,30 @@ with beam.Pipeline(options=flags) as p:
       | infer(ClockModelHandler(tokens=64, rate=20)))
 '''
 
+# Workers are torn down when they were idle for 2 s, not 60. Inputs are 6 s apart.
+_IDLE = '''
+from apache_beam.runners.worker import sdk_worker
+
+sdk_worker.DEFAULT_BUNDLE_PROCESSOR_CACHE_SHUTDOWN_THRESHOLD_S = 2
+
+
+class Handler(ClockModelHandler):
+  def open_session(self):
+    with open(out, 'a') as file:
+      file.write(json.dumps(['opened', 0, 0, None]) + '\\n')
+    return super().open_session()
+
+
+start = time.time() // 10 * 10 + 10
+with beam.Pipeline(options=flags) as p:
+  record(
+      p | PeriodicImpulse(start, start + 23, 6)
+      | beam.Map(lambda at: f'{float(at) - start:g}')
+      | beam.WindowInto(window.FixedWindows(60, offset=start % 60))
+      | RunInference(Handler(tokens=20, rate=20), iterative=IterativeOptions(
+          mode='MODE', request_id_fn=str, session_idle_secs=SECS)))
+'''
+
 _CHECKPOINTS = '''
 with beam.Pipeline(options=flags) as p:
   record(
@@ -301,3 +325,14 @@ def test_requests_out_of_step_where_delays_are_cut(run_on_prism: Callable):
   assert first < 0.7
   # PeriodicImpulse makes some, too; a text has 9 where delays are taken.
   assert len(rows['checkpoint']) <= 2 * 9 * len(came)
+
+
+@pytest.mark.parametrize('secs', [0, 600])
+@pytest.mark.parametrize('mode', ['in_bundle', 'durable'])
+def test_a_model_outlives_an_idle_worker(
+    run_on_prism: Callable, mode: str, secs: int):
+  pipeline = _IDLE.replace('MODE', mode).replace('SECS', str(secs))
+  rows = _run(run_on_prism, pipeline, '--streaming')
+  _check_texts(rows, 4, 20)
+  # Without it the model is loaded for nearly each input.
+  assert len(rows['opened']) == 1 if secs else len(rows['opened']) > 1

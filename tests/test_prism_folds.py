@@ -112,6 +112,32 @@ with beam.Pipeline(options=PipelineOptions(flags)) as p:
           window.FixedWindows(60, offset=start % 60), allowed_lateness=0))
 '''
 
+# A text a second in the global window; of some a chunk never arrives.
+_LOST = _HEAD + '''
+def chunks_at(at):
+  i = round(float(at) - start)
+  for j in range(len(PARTS)):
+    if j != 7 or i % 4:
+      yield chunk_of(i, j)
+
+
+start = time.time() // 10 * 10 + 10
+with beam.Pipeline(options=PipelineOptions(flags)) as p:
+  _ = (
+      p
+      | PeriodicImpulse(start, start + 16, 1)
+      | beam.FlatMap(chunks_at).with_output_types(tuple[int, Chunk[int]])
+      | FinalsOnly(give_up_secs=3)
+      | beam.Map(lambda pair: print(
+          json.dumps(['end', [pair[1].request_id, pair[1].error,
+                              time.time() - start]]),
+          file=open(out, 'a'), flush=True)))
+counted = p.result.metrics().query()['counters']
+for metric in counted:
+  print(json.dumps(['metric', [metric.key.metric.name, metric.committed]]),
+        file=open(out, 'a'))
+'''
+
 
 def _run(run_on_prism: Callable, pipeline: str, *flags: str) -> dict:
   found = collections.defaultdict(list)
@@ -148,3 +174,23 @@ def test_folds_of_a_stream_on_prism(run_on_prism: Callable):
   # Nobody waited for the end of the texts to see a sentence.
   seen = [at for _, _, index, *_, at in found['Sentences'] if index == 0]
   assert max(seen) < max(found['made'])
+
+
+def test_a_fold_gives_up_while_the_stream_goes_on(run_on_prism: Callable):
+  found = _run(run_on_prism, _LOST, '--streaming')
+  ends = {}
+  for request_id, error, at in found['end']:
+    assert request_id not in ends, found['end']
+    ends[request_id] = error, at
+  assert len(ends) >= 16
+  lost = {f'r{i}' for i in range(0, len(ends), 4)}
+  for request_id, (error, at) in ends.items():
+    if request_id not in lost:
+      assert error is None
+      continue
+    assert error.startswith(f"lost: chunk 7 of request '{request_id}'")
+  # By the clock, but for those whose input ended before.
+  early = [ends[request_id][0] for request_id in ('r0', 'r4', 'r8')]
+  assert all(error.endswith(' in 3 s') for error in early), early
+  assert ends['r0'][1] < 10
+  assert dict(found['metric'])['incomplete_requests'] >= 3
