@@ -44,6 +44,7 @@ import apache_beam as beam
 from apache_beam.examples.inference.iterative_text_generation import add_model_arguments
 from apache_beam.examples.inference.iterative_text_generation import make_model_handler
 from apache_beam.examples.inference.iterative_text_generation import read_prompts
+from apache_beam.examples.inference.iterative_text_generation import status_of_interrupts
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import RunInference
@@ -74,20 +75,28 @@ class Guardrail:
     # The last word may not be complete: "gob" may become "goblin", and "elf"
     # may become "elfin".
     complete = re.sub(r'\w+\Z', '', progress.text)
-    return self.apply(complete)[1] is not None
+    return (
+        self._first_sentences(progress.text) is not None or
+        self.apply(complete)[1] is not None)
 
   def apply(self, text: str) -> tuple[str, str | None]:
     """The text up to what breaks a rule, and the rule, None if there is none."""
-    rule = None
-    if self._max_sentences is not None:
-      *sentences, rest = texts.split(text)
-      if len(sentences) >= self._max_sentences:
-        sentences = sentences[:self._max_sentences]
-        text, rule = ''.join(sentences), 'max_sentences'
+    rule, first = None, self._first_sentences(text)
+    if first is not None:
+      text, rule = first, 'max_sentences'
     match = self._banned and self._banned.search(text)
     if match:
       return text[:match.start()], f'banned: {match[0].lower()}'
     return text, rule
+
+  def _first_sentences(self, text: str) -> str | None:
+    """As many as a text may have, None if it has fewer."""
+    if self._max_sentences is None:
+      return None
+    *sentences, _ = texts.split(text)
+    if len(sentences) < self._max_sentences:
+      return None
+    return ''.join(sentences[:self._max_sentences])
 
 
 class Judge(beam.DoFn):
@@ -183,4 +192,5 @@ def summary(result: PipelineResult) -> str:
 
 if __name__ == '__main__':
   logging.getLogger().setLevel(logging.INFO)
-  print(summary(run()))
+  with status_of_interrupts():
+    print(summary(run()))

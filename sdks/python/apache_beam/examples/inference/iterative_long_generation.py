@@ -20,7 +20,8 @@
 Within a job a worker that is lost costs no token in the mode durable. This
 example goes further: it keeps each chunk in a folder behind a shuffle, and when
 it is started again, after a failure or on purpose, texts go on where their kept
-chunks end. Texts that are finished are left alone::
+chunks end, or where one of them is lost; those after it are dropped. Texts that
+are finished are left alone::
 
     python -m apache_beam.examples.inference.iterative_long_generation \
         --input=prompts.jsonl --keep=chunks/ --output=texts.jsonl \
@@ -44,6 +45,7 @@ from apache_beam.examples.inference.iterative_text_generation import KeyedPrompt
 from apache_beam.examples.inference.iterative_text_generation import add_model_arguments
 from apache_beam.examples.inference.iterative_text_generation import make_model_handler
 from apache_beam.examples.inference.iterative_text_generation import parse_json
+from apache_beam.examples.inference.iterative_text_generation import status_of_interrupts
 from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.ml.inference.iterative.chunk import Chunk
@@ -83,27 +85,57 @@ class KeepChunks(beam.DoFn):
     self._file.close()
 
 
-def read_kept(folder: str) -> dict[str, Emitted]:
-  """What was kept of each text, by its id.
-
-  A chunk may be there twice, as the worker that kept it was lost before it said
-  so, and the end of a file amid a line. Texts that failed go on, too.
-  """
-  chunks = defaultdict(list)
+def _read_rows(folder):
+  """The rows of chunks of each text, by its id; not that a text failed."""
+  rows = defaultdict(list)
   for path in sorted(Path(folder).glob('*.jsonl')):
     for line in path.read_text(encoding='utf-8').splitlines(keepends=True):
-      if not line.endswith('\n'):
-        continue
-      row = json.loads(line)
-      if row['error'] is None:
-        chunks[row['id']].append(
-            Chunk(
-                row['id'],
-                row['index'],
-                row['text'],
-                tuple(row['token_ids']),
-                finish_reason=row['finish_reason']))
-  return {key: Emitted.of(group) for key, group in chunks.items()}
+      # A worker may have been lost amid a line.
+      if line.endswith('\n'):
+        row = json.loads(line)
+        if row['error'] is None:
+          rows[row['id']].append(row)
+  return rows
+
+
+def _emitted(rows):
+  return Emitted.of(
+      Chunk(
+          row['id'],
+          row['index'],
+          row['text'],
+          tuple(row['token_ids']),
+          finish_reason=row['finish_reason']) for row in rows)
+
+
+def read_kept(folder: str) -> dict[str, Emitted]:
+  """What was kept of each text, by its id, up to the first chunk that is lost.
+
+  A chunk may be there twice, as the worker that kept it was lost before it said
+  so. Texts that failed go on, too.
+  """
+  return {key: _emitted(rows) for key, rows in _read_rows(folder).items()}
+
+
+def drop_beyond_gaps(folder: str) -> None:
+  """Drops the chunks that come after one that is lost.
+
+  The next job makes new ones there, which it cuts elsewhere, so that the old
+  ones would not fit. Must not run while a job writes to the folder.
+  """
+  before = list(Path(folder).glob('*.jsonl'))
+  whole = Path(folder) / f'whole-{uuid.uuid4().hex}.tmp'
+  with whole.open('w', encoding='utf-8') as file:
+    for rows in _read_rows(folder).values():
+      by_index = {row['index']: row for row in rows}
+      for index in range(_emitted(rows).chunks):
+        file.write(json.dumps(by_index[index]) + '\n')
+    file.flush()
+    os.fsync(file.fileno())
+  # If it stops amid this, chunks are there twice.
+  whole.rename(whole.with_suffix('.jsonl'))
+  for path in before:
+    path.unlink()
 
 
 def read_prompts(path: str) -> list[KeyedPrompt]:
@@ -146,6 +178,7 @@ def run(argv=None) -> None:
   """
   known_args, pipeline_args = parse_known_args(argv)
   os.makedirs(known_args.keep, exist_ok=True)
+  drop_beyond_gaps(known_args.keep)
   prompts, kept = read_prompts(known_args.input), read_kept(known_args.keep)
   left = [(key, prompt) for key, prompt in prompts
           if not kept.get(key, Emitted()).is_finished]
@@ -175,4 +208,5 @@ def run(argv=None) -> None:
 
 
 if __name__ == '__main__':
-  run()
+  with status_of_interrupts():
+    run()

@@ -21,8 +21,12 @@ import json
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 from apache_beam.examples.inference import iterative_long_generation as example
+from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
+from apache_beam.ml.inference.iterative.clock_session import clock_text
+from apache_beam.ml.inference.iterative.clock_session import clock_token_ids
 from apache_beam.ml.inference.iterative.session import Transcript
 
 
@@ -53,6 +57,65 @@ class LongGenerationTest(unittest.TestCase):
     kept = example.read_kept(str(self.folder))
     self.assertEqual(kept['a'].transcript, Transcript('a b', (1, 2), 2))
     self.assertEqual((kept['a'].chunks, kept['b'].chunks), (2, 1))
+
+  def test_a_restart_goes_on_from_the_longest_whole_start(self):
+    """Chunk 2 was lost with the first job; the second cuts the text elsewhere.
+    """
+    prompts, texts = self.folder / 'prompts', self.folder / 'texts'
+    prompts.write_text('{"id": "a", "prompt": "p"}\n', encoding='utf-8')
+    ids = clock_token_ids('p', 0, 20)
+    sizes, rows = (1, 5, 3, 4), []
+    for index, size in enumerate(sizes):
+      start = sum(sizes[:index])
+      part = ids[start:start + size]
+      rows.append(row('a', index, clock_text(part), part))
+    for lost in range(len(sizes)):
+      with self.subTest(lost=lost):
+        keep = self.folder / f'keep{lost}'
+        keep.mkdir()
+        first = [r for r in rows if r['index'] != lost]
+        self.write(f'keep{lost}/1.jsonl', *first, rows[0] if lost else first[0])
+        with mock.patch.object(example,
+                               'make_model_handler', lambda args:
+                               (ClockModelHandler(20, 500), {})):
+          example.run([
+              f'--input={prompts}',
+              f'--output={texts}',
+              f'--keep={keep}',
+              '--handler=openai',
+              '--url=http://none',
+              '--model=none',
+              '--runner=FnApiRunner',
+              '--experiments=iterative_inference'
+          ])
+        self.assertEqual(
+            json.loads(texts.read_text()),
+            {
+                'id': 'a',
+                'prompt': 'p',
+                'text': clock_text(ids),
+                'is_finished': True
+            })
+        example.drop_beyond_gaps(str(keep))
+        again = example.read_kept(str(keep))['a']
+        self.assertEqual(again.transcript.token_ids, ids)
+
+  def test_what_stops_while_it_drops_chunks_loses_none(self):
+    self.write(
+        '1.jsonl',
+        row('a', 0, 'a', [1]),
+        row('a', 1, 'b', [2]),
+        row('a', 3, 'd', [4]),
+        row('b', 1, 'x', [7]))
+    with mock.patch.object(Path, 'unlink', side_effect=KeyboardInterrupt):
+      with self.assertRaises(KeyboardInterrupt):
+        example.drop_beyond_gaps(str(self.folder))
+    self.assertEqual(example.read_kept(str(self.folder))['a'].chunks, 2)
+    example.drop_beyond_gaps(str(self.folder))
+    (path, ) = self.folder.iterdir()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    self.assertEqual([(r['id'], r['index']) for r in rows], [('a', 0),
+                                                             ('a', 1)])
 
   def test_leaves_out_half_a_line(self):
     self.write('1.jsonl', row('a', 0, 'a', [1]), row('a', 1, 'b', [2]), end='')

@@ -43,12 +43,15 @@ behind a shuffle see each chunk as it is made, too.
 """
 
 import argparse
+import contextlib
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 from typing import TextIO
@@ -349,6 +352,17 @@ def summary(result: PipelineResult) -> str:
   return found
 
 
+@contextlib.contextmanager
+def status_of_interrupts() -> Iterator[None]:
+  """Ends the program with one line, and the status of shells, at Ctrl-C."""
+  try:
+    yield
+  except KeyboardInterrupt:
+    print('Interrupted.', file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)
+
+
 if __name__ == '__main__':
   logging.getLogger().setLevel(logging.INFO)
-  print(summary(run()))
+  with status_of_interrupts():
+    print(summary(run()))

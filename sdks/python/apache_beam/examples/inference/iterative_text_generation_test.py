@@ -214,6 +214,15 @@ class IterativeGuardrailTest(_ExampleTest):
         f'2 of 3 prompts were stopped: {made} tokens made, up to {saved} more '
         'would be by one-shot inference')
 
+  def test_the_number_of_a_list_is_no_sentence(self):
+    guardrail = iterative_guardrail.Guardrail(max_sentences=1)
+    text = '1. Ask Dr. Smith, J. K. Lee or the U.S. Army, e.g. at 3.5 km. 2. Go'
+    for size in range(len(text)):
+      stops = guardrail(Progress(text[:size], (), 1, None))
+      # Known with the first character of the next.
+      self.assertEqual(size > text.index('2.'), stops, text[:size])
+    self.assertEqual((text[:-5], 'max_sentences'), guardrail.apply(text))
+
   def test_words_that_are_not_complete(self):
     guardrail = iterative_guardrail.Guardrail(['elf'])
     for text, stops in (

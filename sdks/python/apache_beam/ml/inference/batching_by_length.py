@@ -17,7 +17,9 @@
 
 """How RunInference batches its examples, by length where it opted in."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.ml.inference import failed_lengths
@@ -28,7 +30,7 @@ from apache_beam.transforms.batching import opt_in
 if TYPE_CHECKING:
   from apache_beam.ml.inference.base import RunInference
 
-__all__ = ['batch', 'skip']
+__all__ = ['batch', 'batch_by', 'length_fn_of', 'skip']
 
 
 def batch(
@@ -44,20 +46,46 @@ def batch(
   Raises:
     TypeError, ValueError: if its batching_options would have no effect.
   """
+  return batch_by(transform, pcoll, length_fn_of(transform, pcoll))
+
+
+def length_fn_of(
+    transform: 'RunInference',
+    pcoll: beam.PCollection,
+    waits: bool = True) -> Callable[[Any], Any] | None:
+  """The length of an element, where batches are formed by length.
+
+  Args:
+    transform: the RunInference.
+    pcoll: its elements.
+    waits: whether they may wait across bundles, if the handler says so.
+
+  Raises:
+    TypeError, ValueError: if its batching_options would have no effect.
+  """
   handler, options = transform._model_handler, transform._batching_options
-  owner, given = transform.label, handler.batch_elements_kwargs()
+  owner = transform.label
   if not opt_in.is_enabled(pcoll.pipeline.options, options, owner):
-    return pcoll | _batch_elements(given, None, owner, False), None
+    return None
   length_fn, source = lengths.of_handler(
       handler, transform._inference_args, options, owner)
-  model = transform._model_tag
-  if not by_length.decide(owner,
-                          pcoll,
-                          length_fn,
-                          source,
-                          options,
-                          given.get('max_batch_duration_secs')):
+  wait = handler.batch_elements_kwargs().get('max_batch_duration_secs')
+  is_on = by_length.decide(
+      owner, pcoll, length_fn, source, options, wait if waits else None)
+  return length_fn if is_on else None
+
+
+def batch_by(
+    transform: 'RunInference',
+    pcoll: beam.PCollection,
+    length_fn: Callable[[Any], Any] | None
+) -> tuple[beam.PCollection, beam.PCollection | None]:
+  """As ``batch``, by what ``length_fn_of`` returned."""
+  handler, options = transform._model_handler, transform._batching_options
+  owner, given = transform.label, handler.batch_elements_kwargs()
+  if length_fn is None:
     return pcoll | _batch_elements(given, None, owner, False), None
+  model = transform._model_tag
   kwargs = {**given, 'length_fn': length_fn}
   namespace = transform._metrics_namespace or handler.get_metrics_namespace()
   options = opt_in.options_with_metrics(

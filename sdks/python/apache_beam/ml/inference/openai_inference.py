@@ -24,6 +24,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from apache_beam.ml.inference.iterative import openai_arguments
+from apache_beam.ml.inference.iterative.api_keys import hide_keys
+from apache_beam.ml.inference.iterative.api_keys import is_variable_name
 from apache_beam.ml.inference.iterative.backoff import Backoff
 from apache_beam.ml.inference.iterative.handler import SessionModelHandler
 from apache_beam.ml.inference.iterative.openai_client import ServerLimits
@@ -65,16 +67,17 @@ class _OpenAIModelHandler(SessionModelHandler):
         element_size_fn=element_size_fn)
     self._name = name = type(self).__name__
     _check_url(name, base_url)
-    if not isinstance(model, str) or not model:
+    if not isinstance(model, str) or not model or hide_keys(model) != model:
       raise ValueError(
-          f'{name}(model={model!r}): must be the name that the server gives '
-          'the model.')
+          f'{name}(model={_shown(model)}): must be the name that the server '
+          'gives the model.')
     if api_key_env is not None and (not isinstance(api_key_env, str) or
-                                    not api_key_env.isidentifier()):
+                                    not is_variable_name(api_key_env)):
       # Maybe it is the key itself, so it is not shown.
       raise ValueError(
           f'{name}(api_key_env=...): must be the name of an environment '
-          'variable of the workers that holds the key, not the key.')
+          'variable of the workers that holds the key, not the key. A name is '
+          'made of words, like OPENAI_API_KEY.')
     if resumes not in (None, *self._levels):
       raise ValueError(
           f'{name}(resumes={resumes!r}): must be None or one of '
@@ -151,15 +154,21 @@ class OpenAICompletionsModelHandler(_OpenAIModelHandler):
 
   inference_args can be max_tokens (16 by default), temperature, top_p,
   frequency_penalty, presence_penalty, stop, seed, logit_bias and user, as in
-  OpenAI's API, and extra_body for what only this server knows. A text that the
-  server's content filter ends is an error.
+  OpenAI's API, and extra_body for what only this server knows.
+
+  A text that the server ends for another reason than that it is whole or as long
+  as it may be is an error, with the server's words, and so are refusals and
+  calls of tools: chunks carry text alone. After a break, a text by a grammar
+  (response_format, guided_json and such) or with tools is an error too, since
+  what follows would start anew.
 
   Args:
     base_url: with its /v1. ``https://`` certificates are always verified, with
       SSL_CERT_FILE of the environment as the authorities if it is set.
     model: as the server calls it.
     api_key_env: the name of an environment variable of the workers with the
-      key. The key itself is never a part of the pipeline.
+      key. The key itself is never a part of the pipeline. Nothing else of the
+      environment is sent; its proxies are used.
     resumes: what a call that broke goes on from: 'exact' (token ids, with
       vLLM's return_token_ids and /tokenize), 'text' (the text, tokenized anew)
       or 'none' (then a failure after the first token is an error). None: exact
@@ -198,14 +207,21 @@ class OpenAIChatModelHandler(_OpenAIModelHandler):
 
 def _check_url(name: str, base_url: Any) -> None:
   if not isinstance(base_url, str):
-    raise TypeError(f'{name}(base_url={base_url!r}): must be a str.')
+    raise TypeError(f'{name}(base_url={_shown(base_url)}): must be a str.')
   url = urllib.parse.urlsplit(base_url)
-  if url.username or url.password or url.query:
+  if url.username or url.password or url.query or url.fragment:
     # Not shown, it may hold a key.
     raise ValueError(
-        f'{name}(base_url=...): must hold no user, password or query; name the '
-        'environment variable of the key with api_key_env.')
+        f'{name}(base_url=...): must hold no user, password, query or fragment; '
+        'name the environment variable of the key with api_key_env.')
   if url.scheme not in ('http', 'https') or not url.hostname:
     raise ValueError(
-        f'{name}(base_url={base_url!r}): must be like '
+        f'{name}(base_url={_shown(base_url)}): must be like '
         "'https://host/v1' or 'http://host:port/v1'.")
+
+
+def _shown(value: Any) -> str:
+  """A value of a wrong argument, unless it may be a key in the wrong place."""
+  text = repr(value)
+  is_key = isinstance(value, str) and len(value) >= 16 and value.isalnum()
+  return '...' if is_key or hide_keys(text) != text else text

@@ -38,7 +38,7 @@ try:
   from apache_beam.ml.inference.openai_inference import OpenAICompletionsModelHandler
   from apache_beam.ml.inference.openai_inference import ServerLimits
 except ImportError:
-  raise unittest.SkipTest('openai is not installed.')
+  raise unittest.SkipTest('httpx is not installed.')
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import KeyedModelHandler
@@ -120,7 +120,13 @@ class OpenAIInferenceTest(unittest.TestCase):
           ({'base_url': 'https://me:secret@localhost/v1'}, ValueError),
           ({'base_url': 'https://localhost/v1?key=secret'}, ValueError),
           ({'model': ''}, ValueError), ({'resumes': 'maybe'}, ValueError),
+          ({'base_url': 'sk-proj-secret123'}, ValueError),
+          ({'base_url': 'https://localhost/v1#secret'}, ValueError),
+          ({'model': 'sk-proj-secret123'}, ValueError),
           ({'api_key_env': 'sk-secret'}, ValueError),
+          ({'api_key_env': 'hf_secretAbCdEfGh'}, ValueError),
+          ({'api_key_env': 'a0secret1b2c3d4e5f6a7b8c'}, ValueError),
+          ({'api_key_env': ['secret']}, ValueError),
           ({'limits': 3}, TypeError), ({'backoff': 3}, TypeError)):
         with self.subTest(kwargs=kwargs):
           with self.assertRaisesRegex(error, next(iter(kwargs))) as raised:
@@ -155,6 +161,60 @@ class OpenAIInferenceTest(unittest.TestCase):
     with mock.patch.dict(os.environ, {'MY_KEY': 'sk-\u00e4\nsecret'}):
       with self.assertRaisesRegex(RuntimeError, 'MY_KEY') as raised:
         handler.open_session()
+      self.assertNotIn('secret', str(raised.exception))
+
+  def test_nothing_else_of_the_environment_is_sent(self):
+    # What OpenAI's client, and httpx by proxies and netrc, look for.
+    with tempfile.TemporaryDirectory() as folder, FakeServer() as server:
+      netrc = os.path.join(folder, 'netrc')
+      with open(netrc, 'w', encoding='utf-8') as f:
+        f.write('default login me password leak\n')
+      environment = {
+          f'{company}_{name}': 'leak'
+          for company in ('OPENAI', 'AZURE_OPENAI')
+          for name in (
+              'API_KEY', 'ADMIN_KEY', 'ORG_ID', 'PROJECT_ID', 'WEBHOOK_SECRET',
+              'AD_TOKEN')
+      }
+      environment.update({
+          'OPENAI_CUSTOM_HEADERS': 'Authorization: Bearer leak\nX-Me: leak',
+          'OPENAI_BASE_URL': 'http://leak.example/v1',
+          'HTTP_PROXY': 'http://me:leak@127.0.0.1:9',
+          'ALL_PROXY': 'http://me:leak@127.0.0.1:9',
+          'NO_PROXY': '127.0.0.1',
+          'NETRC': netrc,
+          'MY_KEY': 'right',
+      })
+      sent = {
+          'host',
+          'accept',
+          'accept-encoding',
+          'connection',
+          'user-agent',
+          'content-length',
+          'content-type'
+      }
+      with mock.patch.dict(os.environ, environment):
+        for key, more in ((None, set()), ('MY_KEY', {'authorization'})):
+          handler = OpenAICompletionsModelHandler(
+              server.base_url, 'test', api_key_env=key)
+          self.assertIsNone(_generate(handler).error)
+          headers = server.headers[-1]
+          self.assertEqual(sent | more, set(headers))
+          self.assertNotIn('leak', str(headers) + str(server.calls))
+          if key:
+            self.assertEqual('bearer right', headers['authorization'])
+        with mock.patch.dict(os.environ, {'NO_PROXY': ''}):
+          with self.assertRaisesRegex(RuntimeError, 'connection') as raised:
+            OpenAICompletionsModelHandler(
+                server.base_url, 'test', backoff=Backoff(0)).open_session()
+          self.assertNotIn('leak', str(raised.exception))
+
+  def test_a_key_in_the_arguments_is_refused(self):
+    handler = OpenAICompletionsModelHandler('http://localhost/v1', 'test')
+    for name in ('api_key', 'Authorization'):
+      with self.assertRaisesRegex(ValueError, 'api_key_env') as raised:
+        handler.validate_inference_args({'extra_body': {name: 'secret'}})
       self.assertNotIn('secret', str(raised.exception))
 
   def test_certificates_are_verified(self):

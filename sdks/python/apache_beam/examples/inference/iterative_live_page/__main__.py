@@ -18,7 +18,9 @@
 import logging
 
 from apache_beam.examples.inference.iterative_live_page import pipeline
+from apache_beam.examples.inference.iterative_text_generation import status_of_interrupts
 
 if __name__ == '__main__':
   logging.getLogger().setLevel(logging.WARNING)
-  pipeline.run()
+  with status_of_interrupts():
+    pipeline.run()

@@ -102,16 +102,17 @@ def build(
 
 
 @contextlib.contextmanager
-def loaded(handler: SupportsSessions) -> Iterator[None]:
+def loaded(pipeline: beam.Pipeline,
+           handler: SupportsSessions) -> Iterator[None]:
   """Keeps the model of the iterative way loaded in this process.
 
   The one-shot way loads its own before it is handed a prompt, so that neither
   counts as time to a first token; where workers are other processes, as they
   are not with Prism, the iterative one still does.
   """
-  lease = registry.acquire(_MODEL, handler.open_session)
+  lease = registry.acquire_open(
+      registry.session_key(pipeline, _MODEL), handler.open_session)
   try:
-    lease.session()
     yield
   finally:
     lease.release()
@@ -224,7 +225,7 @@ def run(argv=None, test_pipeline=None, model_handler=None) -> PipelineResult:
   handler = model_handler or handler
   pipeline = test_pipeline or beam.Pipeline(options=options)
   feed = Feed(Board(prompts, about, known_args.max_tokens))
-  with loaded(handler), LiveServer(feed, known_args.port) as server:
+  with loaded(pipeline, handler), LiveServer(feed, known_args.port) as server:
     build(
         pipeline,
         prompts,

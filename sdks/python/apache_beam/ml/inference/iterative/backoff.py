@@ -19,6 +19,7 @@
 
 import dataclasses
 import email.utils
+from collections.abc import Mapping
 
 __all__ = ['Backoff', 'retry_after_secs']
 
@@ -78,21 +79,26 @@ class Backoff:
     return max(wait, retry_after * (1 + random / 10))
 
 
-def retry_after_secs(value: str | None, now: float) -> float | None:
-  """Reads an HTTP header Retry-After (RFC 9110, section 10.2.3).
+def retry_after_secs(headers: Mapping[str, str], now: float) -> float | None:
+  """Reads Retry-After (RFC 9110, section 10.2.3), or OpenAI's retry-after-ms.
 
   Args:
-    value: seconds or a date; None and what cannot be read give None.
-    now: of time.time().
+    headers: of a response; their names in lower case.
+    now: of time.time(), as Retry-After may be a date.
+
+  Returns:
+    None if there is none that can be read.
   """
-  if value is None:
-    return None
-  try:
-    secs = float(value)
-  except ValueError:
+  for name, unit in (('retry-after-ms', 1000), ('retry-after', 1)):
+    value = headers.get(name, '')
     try:
-      secs = email.utils.parsedate_to_datetime(value).timestamp() - now
-    except (ValueError, TypeError, OverflowError):
-      return None
-  # Not a number compares false.
-  return max(0.0, secs) if secs < float('inf') else None
+      secs = float(value) / unit
+    except ValueError:
+      try:
+        secs = email.utils.parsedate_to_datetime(value).timestamp() - now
+      except (ValueError, TypeError, OverflowError):
+        continue
+    # Not a number compares false.
+    if secs < float('inf'):
+      return max(0.0, secs)
+  return None

@@ -71,6 +71,9 @@ class Chunk(Generic[ExampleT]):
     finish_reason: on the last chunk one of FINISH_REASONS, else None.
     error: with the finish reason 'error', ``'kind: message'``.
     usage, timings, model_id, example: on the last chunk.
+    dead_lettered: whether the input has failed after other chunks of it, and
+      with_exception_handling has it among the failed inferences. Folds make no
+      result of it.
   """
   request_id: str
   index: int
@@ -83,6 +86,7 @@ class Chunk(Generic[ExampleT]):
   timings: Timings | None = None
   model_id: str | None = None
   example: ExampleT | None = None
+  dead_lettered: bool = False
 
   @property
   def is_last(self) -> bool:

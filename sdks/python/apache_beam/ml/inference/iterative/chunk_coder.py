@@ -15,9 +15,18 @@
 # limitations under the License.
 #
 
-"""The coder of chunks: small, and without pickle."""
+"""The coder of chunks: small, and without pickle.
 
+The form of a chunk is fixed by what its flags say: the parts that the first
+version of this coder knew, one after another, and then, if there are any,
+further fields of the chunk, its usage or its timings. Those have their names and
+lengths, so that a reader skips what it does not know, and what the first version
+wrote is read for ever.
+"""
+
+import dataclasses
 import io
+import struct
 import typing
 from typing import Any
 
@@ -33,10 +42,45 @@ from apache_beam.typehints import typehints
 
 __all__ = ['ChunkCoder', 'chunk_type']
 
-# What of the optional parts follows, and the finish reason above them.
+# What of the optional parts follows, the finish reason above them, and whether
+# further fields follow.
 _TEXT, _TOKENS, _VALUES, _ERROR, _USAGE, _TIMINGS, _MODEL, _EXAMPLE = (
     1 << bit for bit in range(8))
-_REASON_SHIFT = 8
+_REASON_SHIFT, _REASON_MASK = 8, 0xf
+_FURTHER = 1 << 12
+_KNOWN = (_FURTHER << 1) - 1
+# Those of the first version, by the name of the part that has them.
+_FIRST_FIELDS = {
+    '': (
+        'request_id',
+        'index',
+        'text',
+        'token_ids',
+        'values',
+        'finish_reason',
+        'error',
+        'usage',
+        'timings',
+        'model_id',
+        'example'),
+    'usage': ('prompt_tokens', 'completion_tokens'),
+    'timings': ('queued', 'first', 'total'),
+}
+_KINDS = {'': Chunk, 'usage': Usage, 'timings': Timings}
+
+
+def _further_fields():
+  """Pairs of a part and its fields that came after the first version."""
+  return {
+      part: [
+          field for field in dataclasses.fields(kind)
+          if field.name not in _FIRST_FIELDS[part]
+      ]
+      for part, kind in _KINDS.items()
+  }
+
+
+_FURTHER_FIELDS = _further_fields()
 
 
 def chunk_type(example_type: Any) -> Any:
@@ -91,6 +135,9 @@ class _ChunkCoderImpl(coder_impl.StreamCoderImpl):
     if value.finish_reason is not None:
       reason = 1 + FINISH_REASONS.index(value.finish_reason)
     flags = reason << _REASON_SHIFT
+    further = _further_of(value)
+    if further:
+      flags |= _FURTHER
     for flag, is_there in (
         (_TEXT, value.text),
         (_TOKENS, value.token_ids),
@@ -129,9 +176,19 @@ class _ChunkCoderImpl(coder_impl.StreamCoderImpl):
       _write_str(stream, value.model_id)
     if flags & _EXAMPLE:
       self._example_impl.encode_to_stream(value.example, stream, True)
+    if further:
+      stream.write_var_int64(len(further))
+      for name, field in further.items():
+        _write_str(stream, name)
+        stream.write(_pack(name, field), True)
 
   def decode_from_stream(self, stream, nested):
     flags = stream.read_var_int64()
+    reason = flags >> _REASON_SHIFT & _REASON_MASK
+    if flags & ~_KNOWN or reason > len(FINISH_REASONS):
+      raise ValueError(
+          f'A chunk with the flags {flags:#x} cannot be read by this worker. A '
+          'later version of Beam has written it; use that.')
     request_id, index = _read_str(stream), stream.read_var_int64()
     parts = {}
     if flags & _TEXT:
@@ -154,10 +211,60 @@ class _ChunkCoderImpl(coder_impl.StreamCoderImpl):
       parts['model_id'] = _read_str(stream)
     if flags & _EXAMPLE:
       parts['example'] = self._example_impl.decode_from_stream(stream, True)
-    reason = flags >> _REASON_SHIFT
     if reason:
       parts['finish_reason'] = FINISH_REASONS[reason - 1]
+    if flags & _FURTHER:
+      for _ in range(stream.read_var_int64()):
+        _add_further(parts, _read_str(stream), stream.read_all(True))
     return Chunk(request_id, index, **parts)
+
+
+def _further_of(chunk):
+  """The further fields that are not as by default, by their full name."""
+  found = {}
+  for part, fields in _FURTHER_FIELDS.items():
+    owner = getattr(chunk, part) if part else chunk
+    for field in fields:
+      value = getattr(owner, field.name, field.default)
+      if value != field.default:
+        found[f'{part}.{field.name}' if part else field.name] = value
+  return found
+
+
+def _add_further(parts, name, packed):
+  part, _, field = name.rpartition('.')
+  known = {one.name for one in _FURTHER_FIELDS.get(part, ())}
+  if field not in known:
+    return
+  if part:
+    parts[part] = dataclasses.replace(parts[part], **{field: _unpack(packed)})
+  else:
+    parts[field] = _unpack(packed)
+
+
+def _pack(name, value):
+  """A kind and what it says: true or false, a number, or text."""
+  if isinstance(value, bool):
+    return b'b%c' % value
+  if isinstance(value, int):
+    return b'i' + value.to_bytes(8, 'big', signed=True)
+  if isinstance(value, float):
+    return b'd' + struct.pack('>d', value)
+  if isinstance(value, str):
+    return b's' + value.encode('utf-8', 'surrogatepass')
+  raise TypeError(
+      f'Chunk.{name}={value!r:.200}: must be a bool, an int, a float or a str.')
+
+
+def _unpack(packed):
+  kind, value = packed[:1], packed[1:]
+  if kind == b'b':
+    return value != b'\0'
+  if kind == b'i':
+    return int.from_bytes(value, 'big', signed=True)
+  if kind == b'd':
+    return struct.unpack('>d', value)[0]
+  return value.decode('utf-8', 'surrogatepass')
 
 
 def _write_str(stream, value):

@@ -18,14 +18,15 @@
 """Commits each chunk on its own: a splittable DoFn."""
 
 import dataclasses
+import random
 import time
 import uuid
 from collections.abc import Callable
 
 import apache_beam as beam
 from apache_beam.ml.inference.iterative import registry
+from apache_beam.ml.inference.iterative.dead_letters import DeadLetters
 from apache_beam.ml.inference.iterative.durable_steps import DurableSteps
-from apache_beam.ml.inference.iterative.in_bundle import FAILED
 from apache_beam.ml.inference.iterative.inputs import Inputs
 from apache_beam.ml.inference.iterative.inputs import emitted_before
 from apache_beam.ml.inference.iterative.inputs import request_id_of
@@ -48,28 +49,6 @@ __all__ = ['DurableDoFn']
 _NEARLY_SECS = 0.1
 _NOTHING_BEGUN_SECS = 0.25
 _EMITTED_SECS = 0.03
-# Runners that heed the delay of a deferral may come back so much too early.
-_EARLY_SECS = 0.005
-
-
-class _Until(Duration):
-  """The time that is left until a moment, whenever it is asked for.
-
-  Runners count the delay of a deferral from the end of its bundle, which may
-  process many others before that.
-  """
-  def __init__(self, at: float, clock: Callable[[], float]):
-    # Not of Duration, which has a value.
-    self._at = at
-    self._clock = clock
-
-  @property
-  def micros(self):
-    return max(int(1e6 * (self._at - self._clock())), 0)
-
-  def __sub__(self, passed):
-    # RestrictionTrackers take off what has passed since the deferral.
-    return self
 
 
 class DurableDoFn(beam.DoFn, RestrictionProvider):
@@ -84,17 +63,17 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
     options: of iterative inference.
     session_key: the name of the model in the registry of sessions.
     namespace: of the metrics.
-    dead_letters: whether inputs that fail go to FAILED too.
+    dead_letters: where inputs that fail go, if not among the chunks.
     clock: of ``time.monotonic``.
   """
   def __init__(
       self,
       inputs: Inputs,
       options: IterativeOptions,
-      session_key: str,
+      session_key: registry.SessionKey | str,
       namespace: str,
       *,
-      dead_letters: bool = False,
+      dead_letters: DeadLetters | None = None,
       clock: Callable[[], float] = time.monotonic):
     self._inputs = inputs
     self._options = options
@@ -102,6 +81,9 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
     self._namespace = namespace
     self._dead_letters = dead_letters
     self._clock = clock
+    # The same in all processes and threads of a transform.
+    self._owner = f'{random.getrandbits(64):016x}'
+    self._lease = None
     limit = inputs.handler.token_limit(inputs.inference_args)
     self._expected_tokens = limit or EXPECTED_TOKENS
 
@@ -136,33 +118,44 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
   def setup(self):
     handler = self._inputs.handler
     handler.set_environment_vars()
-    self._lease = registry.acquire(self._session_key, handler.open_session)
-    # Loads it, as other models are in setup.
-    self._lease.session()
-    self._texts = texts_in_flight(self._session_key)
+    # Loads the model, as other models are in setup.
+    self._lease = registry.acquire_open(
+        self._session_key,
+        handler.open_session,
+        self._options.session_idle_secs)
+    self._texts = texts_in_flight(self._lease, self._clock)
     self._steps = DurableSteps(
         self._inputs,
         self._options,
         self._lease,
         self._texts,
         IterativeMetrics(self._namespace),
-        self._clock)
+        self._clock,
+        owner=self._owner)
 
   def teardown(self):
-    self._texts = self._steps = None
-    self._lease.release()
+    if self._lease is not None:
+      self._lease.release()
 
   def start_bundle(self):
     self._waited = 0.0
     self._has_emitted = False
 
-  def process(self, element, tracker=beam.DoFn.RestrictionParam()):
+  def process(
+      self,
+      element,
+      windowed_value=beam.DoFn.WindowedValueParam,
+      tracker=beam.DoFn.RestrictionParam()):
     restriction = tracker.current_restriction()
-    step = self._steps.next(restriction, element)
+    windows = tuple(windowed_value.windows)
+    text = self._texts.get(self._steps.key(restriction, windows))
+    if text is not None:
+      self._texts.resumed(text)
+    step = self._steps.next(restriction, element, windows)
     if step is None:
-      step = self._wait_for(restriction, element)
+      step = self._wait_for(restriction, element, windows)
     if step is None:
-      self._defer(tracker, restriction, has_chunk=False)
+      self._defer(tracker, restriction, windows, has_chunk=False)
       return
     if not tracker.try_claim(step.after):
       # The runner has checkpointed it; the step waits for the next call.
@@ -170,37 +163,45 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
     self._steps.was_claimed(step)
     if step.chunk is not None:
       self._has_emitted = True
-      yield from self._outputs(element, step.chunk)
+      yield from self._outputs(element, restriction, step)
     if not step.after.is_finished:
-      self._defer(tracker, restriction, has_chunk=step.chunk is not None)
+      self._defer(
+          tracker, restriction, windows, has_chunk=step.chunk is not None)
 
-  def _defer(self, tracker, restriction, has_chunk):
-    back_at = self._steps.goes(restriction.request_id, has_chunk)
-    tracker.defer_remainder(_Until(back_at, self._clock))
+  def _defer(self, tracker, restriction, windows, has_chunk):
+    back_at = self._steps.goes(restriction, has_chunk, windows)
+    delay = self._texts.delay(self._steps.key(restriction, windows), back_at)
+    tracker.defer_remainder(Duration.of(delay))
 
-  def _wait_for(self, restriction, element):
-    """Its step, if a chunk is nearly there or the runner did not heed a delay.
+  def _wait_for(self, restriction, element, windows):
+    """Its step, if a chunk is nearly there or the runner did not take a delay.
 
     Texts that were not submitted before do not wait: others have to be too.
     """
-    request_id = restriction.request_id
-    back_at, now = self._texts.back_at(request_id), self._clock()
-    text = self._texts.get(request_id)
+    key = self._steps.key(restriction, windows)
+    back_at, text = self._texts.back_at(key), self._texts.get(key)
     if back_at is None:
       return None
+    now = self._clock()
     until = now + self._longest_wait() - self._waited
-    if text is not None and now < back_at - _EARLY_SECS:
-      until = back_at + _NEARLY_SECS
     if text is None:
       self._sleep(min(back_at, until))
-      return self._steps.next(restriction, element)
+      return self._steps.next(restriction, element, windows)
+    delays = self._texts.delays
+    if delays.are_ignored:
+      # It would resume at once, and with it all others.
+      until = max(until, back_at + _NEARLY_SECS)
     step = None
     while step is None:
       due = self._texts.pace.due_at(text, self._clock())
       if due > until:
         break
       self._sleep(due)
-      step = self._steps.next(restriction, element)
+      step = self._steps.next(restriction, element, windows)
+    if step is None and delays.are_cut:
+      # It may resume at once, as others that are due sooner.
+      self._sleep(min(until, max(self._texts.next_due(), now)))
+      step = self._steps.next(restriction, element, windows)
     return step
 
   def _sleep(self, until):
@@ -215,9 +216,23 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
       return _NOTHING_BEGUN_SECS
     return _NEARLY_SECS
 
-  def _outputs(self, element, chunk):
-    yield self._inputs.with_key(element, chunk)
-    if chunk.error is not None and self._dead_letters:
-      # As ParDo.with_exception_handling has it.
-      failed = ([element], (RuntimeError, chunk.error, [chunk.error]))
-      yield beam.pvalue.TaggedOutput(FAILED, failed)
+  def _outputs(self, element, restriction, step):
+    chunks = [step.chunk]
+    if step.chunk.error is not None and self._dead_letters is not None:
+      cause = step.cause or self._cause(element, restriction)
+      chunks = self._dead_letters.outputs(element, step.chunk, cause)
+    for chunk in chunks:
+      if isinstance(chunk, beam.pvalue.TaggedOutput):
+        yield chunk
+      else:
+        yield self._inputs.with_key(element, chunk)
+
+  def _cause(self, element, restriction):
+    """What was raised when the restriction was made, maybe elsewhere."""
+    if restriction.error is not None:
+      try:
+        request_id_of(self._options, element)
+        emitted_before(self._options, element)
+      except ValueError as e:
+        return e
+    return None

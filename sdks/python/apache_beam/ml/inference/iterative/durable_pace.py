@@ -24,6 +24,7 @@ its next chunk is there, and not before.
 import bisect
 import dataclasses
 import threading
+from collections.abc import Hashable
 
 from apache_beam.ml.inference.iterative.options import CHUNK_SECS
 
@@ -140,7 +141,7 @@ class WaitingRoom:
   """
   def __init__(self):
     self._lock = threading.Lock()
-    self._texts: dict[str, _Waiting] = {}
+    self._texts: dict[Hashable, _Waiting] = {}
     self._numbers = 0
     self._served = 0
     # From the submission of a text to its end, on average.
@@ -153,12 +154,12 @@ class WaitingRoom:
         self._life_secs = seconds
       self._life_secs += _WEIGHT * (seconds - self._life_secs)
 
-  def comes(self, request_id: str, now: float) -> int:
+  def comes(self, key: Hashable, now: float) -> int:
     """It asks for a place; returns how many come before it."""
     with self._lock:
-      text = self._texts.get(request_id)
+      text = self._texts.get(key)
       if text is None:
-        text = self._texts[request_id] = _Waiting(self._numbers, now, now)
+        text = self._texts[key] = _Waiting(self._numbers, now, now)
         self._numbers += 1
       text.came_last = now
       text.times += 1
@@ -166,7 +167,7 @@ class WaitingRoom:
 
   def comes_back(
       self,
-      request_id: str,
+      key: Hashable,
       begun: float,
       lives: int,
       now: float,
@@ -179,7 +180,7 @@ class WaitingRoom:
       longest_life: of a text in seconds, until one has ended.
     """
     with self._lock:
-      text = self._texts[request_id]
+      text = self._texts[key]
       life = longest_life if self._life_secs is None else self._life_secs
       due = now if life is None else begun + lives * life
       if due <= now:
@@ -191,15 +192,15 @@ class WaitingRoom:
       text.back_at = now + _within(_ROOM_SECS, due - now)
       return text.back_at
 
-  def back_at(self, request_id: str) -> float:
+  def back_at(self, key: Hashable) -> float:
     """When it was to come back; 0 if it is not known."""
-    text = self._texts.get(request_id)
+    text = self._texts.get(key)
     return 0.0 if text is None else text.back_at
 
-  def leaves(self, request_id: str) -> int:
+  def leaves(self, key: Hashable) -> int:
     """It has a place; returns how often it came before."""
     with self._lock:
-      text = self._texts.pop(request_id, None)
+      text = self._texts.pop(key, None)
       if text is None:
         return 0
       self._served += 1

@@ -27,6 +27,7 @@ from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.result_stream import ResultStream
 from apache_beam.ml.inference.iterative.session import Delta
 from apache_beam.ml.inference.iterative.texts_in_flight import TextInFlight
+from apache_beam.ml.inference.iterative.texts_in_flight import TextKey
 from apache_beam.ml.inference.iterative.transcript_restriction import new_restriction
 
 
@@ -34,7 +35,8 @@ def _text(limit=None, **options):
   """One that was submitted at the time 0."""
   options = IterativeOptions(mode='durable', **options)
   stream = ResultStream('a', 'prompt', None, options, 0.0, lambda: 0.0)
-  text = TextInFlight(stream, new_restriction('a'), None, 0.0, options, limit)
+  restriction, key = new_restriction('a'), TextKey('owner', 'a', 1)
+  text = TextInFlight(key, stream, restriction, None, 0.0, options, limit)
   text.was_submitted(0.0)
   return text
 

@@ -22,20 +22,23 @@ import hashlib
 import random
 import time
 from collections.abc import Callable
+from collections.abc import Hashable
 from typing import Any
 from typing import NamedTuple
 
 from apache_beam.ml.inference.iterative.chunk import Chunk
 from apache_beam.ml.inference.iterative.inputs import Inputs
+from apache_beam.ml.inference.iterative.inputs import duplicate_of
 from apache_beam.ml.inference.iterative.metrics import IterativeMetrics
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.registry import Lease
 from apache_beam.ml.inference.iterative.result_stream import ResultStream
 from apache_beam.ml.inference.iterative.session import Delta
-from apache_beam.ml.inference.iterative.session import DuplicateRequest
 from apache_beam.ml.inference.iterative.texts_in_flight import TextInFlight
+from apache_beam.ml.inference.iterative.texts_in_flight import TextKey
 from apache_beam.ml.inference.iterative.texts_in_flight import TextsInFlight
 from apache_beam.ml.inference.iterative.transcript_restriction import TranscriptRestriction
+from apache_beam.ml.inference.iterative.transcript_restriction import new_restriction
 from apache_beam.ml.inference.iterative.transcript_restriction import pack
 from apache_beam.ml.inference.iterative.transcript_restriction import pack_ids
 
@@ -58,6 +61,7 @@ class Step(NamedTuple):
     made_before: when the newest token before it was made.
     text: if it is in flight.
     is_retry: whether its engine was lost.
+    cause: what was raised for its input, if anything was.
   """
   after: TranscriptRestriction
   chunk: Chunk | None
@@ -65,6 +69,7 @@ class Step(NamedTuple):
   made_before: float | None = None
   text: TextInFlight | None = None
   is_retry: bool = False
+  cause: Exception | None = None
 
 
 class DurableSteps:
@@ -81,6 +86,7 @@ class DurableSteps:
     metrics: where they are counted.
     clock: of ``time.monotonic``.
     wall_clock: of ``time.time``.
+    owner: of the transform; others may have texts of the same session.
 
   Attributes:
     begun: how many texts were submitted.
@@ -93,7 +99,8 @@ class DurableSteps:
       texts: TextsInFlight,
       metrics: IterativeMetrics,
       clock: Callable[[], float] = time.monotonic,
-      wall_clock: Callable[[], float] = time.time):
+      wall_clock: Callable[[], float] = time.time,
+      owner: str = ''):
     self._inputs = inputs
     self._options = options
     self._lease = lease
@@ -101,26 +108,39 @@ class DurableSteps:
     self._metrics = metrics
     self._clock = clock
     self._wall_clock = wall_clock
+    self._owner = owner
     self._limit = inputs.handler.token_limit(inputs.inference_args)
     self.begun = 0
 
+  def key(
+      self,
+      restriction: TranscriptRestriction,
+      windows: tuple[Hashable, ...] = ()
+  ) -> TextKey:
+    """What names its text in this process."""
+    return TextKey(
+        self._owner, restriction.request_id, restriction.nonce, windows)
+
   def next(
-      self, restriction: TranscriptRestriction, element: Any) -> Step | None:
+      self,
+      restriction: TranscriptRestriction,
+      element: Any,
+      windows: tuple[Hashable, ...] = ()) -> Step | None:
     """The next step, or None if there is nothing to emit yet. Never waits."""
-    text = self._texts.get(restriction.request_id)
-    if text is not None and text.nonce != restriction.nonce:
-      return self._failed(
-          restriction, element, _duplicate(restriction.request_id))
+    key = self.key(restriction, windows)
+    text = self._texts.get(key)
     if text is not None and text.claim != restriction.claim:
       # Its bundle failed, or another worker went on from there.
       self._texts.drop(text)
       text = None
+    if not restriction.claim and text is None and self._texts.has_namesake(key):
+      return self._duplicate(restriction, element)
     if restriction.is_cancelled:
       return self._cancelled(restriction, element, text)
     if restriction.error is not None:
       return self._failed(restriction, element, restriction.error)
     if text is None:
-      return self._begin(restriction, element)
+      return self._begin(restriction, element, key)
     return text.prepared or self._go_on(restriction, element, text)
 
   def was_claimed(self, step: Step) -> None:
@@ -139,7 +159,11 @@ class DurableSteps:
       self._metrics.count('chunks')
       self._metrics.last(chunk)
 
-  def goes(self, request_id: str, has_chunk: bool) -> float:
+  def goes(
+      self,
+      restriction: TranscriptRestriction,
+      has_chunk: bool,
+      windows: tuple[Hashable, ...] = ()) -> float:
     """What is left of a text goes back to the runner: a checkpoint of it.
 
     Returns:
@@ -147,45 +171,43 @@ class DurableSteps:
     """
     self._metrics.count('checkpoints')
     self._metrics.count('empty_checkpoints', not has_chunk)
-    text = self._texts.get(request_id)
+    key = self.key(restriction, windows)
+    text = self._texts.get(key)
     if text is None:
       return self._texts.has_no_room(
-          request_id, self._options.max_in_flight, self._limit)
+          key, self._options.max_in_flight, self._limit)
     return self._texts.goes(text, has_chunk)
 
-  def _begin(self, restriction, element):
+  def _begin(self, restriction, element, key):
     most = self._options.max_in_flight
     if self._texts.are_full(most):
       return None
     text = TextInFlight(
+        key,
         self._stream(restriction, element),
         restriction,
-        self._lease.session(),
+        self._lease.use(),
         self._clock(),
         self._options,
         self._limit)
     if not self._texts.add(text, most):
       return None
-    error = self._submit(restriction, element, text)
-    if error is not None:
-      return self._failed(restriction, element, error)
+    step = self._submit(restriction, element, text)
+    if step is not None:
+      return step
     self.begun += 1
     self._metrics.submitted(len(self._texts), self._texts.queued)
     return None
 
   def _submit(self, restriction, element, text):
-    """Returns the error if it cannot be submitted."""
+    """Returns its last step if it cannot be submitted."""
     try:
       request = self._inputs.request(restriction.request_id, element)
-      text.session.submit(
+      text.submit(
           _with_seed(request, restriction.index), restriction.transcript())
-    except DuplicateRequest:
-      # It is of another transform that shares the session.
-      self._texts.forget(text)
-      return _duplicate(restriction.request_id)
     except ValueError as e:
       self._texts.forget(text)
-      return f'invalid: {e}'
+      return self._failed(restriction, element, f'invalid: {e}', e)
     text.was_submitted(self._clock())
     self._metrics.count('resumed', bool(restriction.tokens))
     return None
@@ -197,11 +219,8 @@ class DurableSteps:
       if now < text.retry_at:
         return self._overdue(restriction, text)
       text.retry_at = None
-      text.session = self._lease.session()
-      error = self._submit(restriction, element, text)
-      if error is None:
-        return None
-      return self._failed(restriction, element, error)
+      text.session = self._lease.use()
+      return self._submit(restriction, element, text)
     delta = text.poll(now)
     if delta is None:
       return self._overdue(restriction, text)
@@ -275,8 +294,17 @@ class DurableSteps:
     text.prepared = Step(_finished(restriction), chunk, text=text)
     return text.prepared
 
-  def _failed(self, restriction, element, error):
+  def _failed(self, restriction, element, error, cause=None):
     chunk = self._stream(restriction, element).fail(error)
+    return Step(_finished(restriction), chunk, cause=cause)
+
+  def _duplicate(self, restriction, element):
+    # Folds would take a chunk of its request id for one of the other input.
+    renamed = new_restriction(
+        f'{restriction.request_id}-duplicate-{restriction.nonce:016x}',
+        wall_clock=lambda: restriction.arrived)
+    error = duplicate_of(restriction.request_id)
+    chunk = self._stream(renamed, element).fail(error)
     return Step(_finished(restriction), chunk)
 
   def _cancelled(self, restriction, element, text):
@@ -331,9 +359,3 @@ def _finished(restriction):
       claim=_new_claim(),
       index=restriction.index + 1,
       is_finished=True)
-
-
-def _duplicate(request_id):
-  return (
-      f'duplicate: The request id {request_id!r} is in flight already. Let '
-      'request_id_fn give each input one of its own.')

@@ -67,6 +67,10 @@ class _NoResume(ClockSession):
   resumes = 'none'
 
 
+def _generates_for(session, request_id):
+  return any(key.startswith(f'{request_id}-') for key in session._running)
+
+
 class _Counts:
   """Stands for Beam's metrics, outside of a pipeline."""
   def __init__(self):
@@ -294,17 +298,93 @@ class DurableStepsTest(unittest.TestCase):
   def test_a_duplicate_fails_alone(self):
     steps, restriction = self.worker(), self.restriction()
     self.advance(steps, restriction)
-    chunk, after = self.advance(steps, self.restriction())
-    self.assertEqual(chunk.error_kind, 'duplicate')
+    duplicate = self.restriction()
+    chunk, after = self.advance(steps, duplicate)
+    self.assertEqual((chunk.error_kind, chunk.index), ('duplicate', 0))
+    # An id of its own, and the same when its bundle is tried again.
+    self.assertRegex(chunk.request_id, '^a-duplicate-[0-9a-f]{16}$')
+    again, _ = self.advance(steps, duplicate)
+    self.assertEqual(again.request_id, chunk.request_id)
     self.assertTrue(after.is_finished)
     self.check(self.to_the_end(steps, restriction))
 
-  def test_a_duplicate_of_another_transform_fails_alone(self):
+  def test_a_duplicate_that_is_cancelled_or_resumed_fails_alone(self):
+    for before in (dict(is_cancelled=True), dict(index=3, tokens=17)):
+      steps, restriction = self.worker(), self.restriction()
+      self.advance(steps, restriction)
+      duplicate = dataclasses.replace(self.restriction(), **before)
+      chunk, _ = self.advance(steps, duplicate)
+      self.assertEqual((chunk.error_kind, chunk.index), ('duplicate', 0))
+      self.assertNotEqual(chunk.request_id, 'a')
+      self.check(self.to_the_end(steps, restriction))
+
+  def test_an_id_is_free_after_its_end(self):
+    steps = self.worker(tokens=3)
+    for _ in range(2):
+      self.check(self.to_the_end(steps, self.restriction()), 3)
+
+  def test_what_has_begun_elsewhere_is_no_duplicate(self):
+    # Both were let in, by two workers; failing here would cost a text.
+    other, steps = self.worker(), self.worker()
+    restriction = self.restriction()
+    self.advance(other, restriction)
+    self.now += 0.05
+    chunk, restriction = self.advance(other, restriction)
+    self.advance(steps, self.restriction())
+    self.check(self.to_the_end(steps, restriction, chunks=[chunk]))
+
+  def test_the_same_id_in_two_windows_or_transforms_is_two(self):
+    one = self.worker()
+    other = DurableSteps(
+        one._inputs,
+        one._options,
+        one.lease,
+        one.texts,
+        self.counts.metrics,
+        self.clock, lambda: self.now + 1e9,
+        owner='another')
+    for steps, windows in ((one, ('w1', )), (one, ('w2', )), (other, ('w1', ))):
+      self.assertIsNone(steps.next(self.restriction(), 'prompt', windows))
+    self.assertEqual(len(one.texts), 3)
+    for windows in (('w1', ), ('w0', 'w2')):
+      step = one.next(self.restriction(), 'prompt', windows)
+      self.assertEqual(step.chunk.error_kind, 'duplicate')
+      self.assertEqual(len(one.texts), 3)
+
+  def test_windows_that_a_runner_parts_go_on_each_by_itself(self):
+    """Copies of a restriction, as Prism makes them between stages."""
+    for parted_at in range(4):
+      steps, copies = self.worker(tokens=20), {('w1', 'w2'): self.restriction()}
+      chunks = {('w1', ): [], ('w2', ): []}
+      submissions = 0
+      for turn in range(100):
+        if turn == parted_at:
+          copies = {(w, ): copies['w1', 'w2']
+                    for w in ('w1', 'w2')}
+        for windows, restriction in copies.items():
+          if restriction.is_finished:
+            continue
+          step = steps.next(restriction, 'prompt', windows)
+          if step is None:
+            continue
+          steps.was_claimed(step)
+          copies[windows] = step.after
+          for window in windows:
+            chunks[
+                window,
+            ] += [step.chunk] if step.chunk else []
+        submissions = max(submissions, steps.begun)
+        self.now += 0.05
+      for made in chunks.values():
+        self.check(made, 20)
+      self.assertLessEqual(submissions, 3)
+      self.assertEqual(len(steps.texts), 0)
+
+  def test_a_submission_that_another_transform_made_is_not_its(self):
     steps = self.worker()
     session = steps.lease.session()
     session.submit(Request('a', 'prompt'))
-    chunk, _ = self.advance(steps, self.restriction())
-    self.assertEqual(chunk.error_kind, 'duplicate')
+    self.check(self.to_the_end(steps, self.restriction()))
     self.assertTrue(session.knows('a'))
 
   def test_overdue(self):
@@ -313,7 +393,7 @@ class DurableStepsTest(unittest.TestCase):
     chunks = self.to_the_end(steps, restriction)
     self.assertEqual(chunks[-1].error_kind, 'timeout')
     self.assertLess(sum(len(c.token_ids) for c in chunks), 64)
-    self.assertFalse(steps.handler.sessions[0].knows('a'))
+    self.assertFalse(_generates_for(steps.handler.sessions[0], 'a'))
 
   def test_overdue_though_chunks_are_always_there(self):
     steps = self.worker(tokens=200, request_timeout_secs=2.0)
@@ -322,10 +402,10 @@ class DurableStepsTest(unittest.TestCase):
       # A runner that comes back when it should.
       chunk, restriction = self.advance(steps, restriction)
       if not restriction.is_finished:
-        self.now = max(self.now, steps.goes('a', chunk is not None))
+        self.now = max(self.now, steps.goes(restriction, chunk is not None))
     self.assertEqual(chunk.error_kind, 'timeout')
     self.assertLess(self.now - begun, 3.0)
-    self.assertFalse(steps.handler.sessions[0].knows('a'))
+    self.assertFalse(_generates_for(steps.handler.sessions[0], 'a'))
 
   def test_the_time_limit_goes_on_with_the_text(self):
     first = self.worker(request_timeout_secs=2.0)
@@ -343,7 +423,7 @@ class DurableStepsTest(unittest.TestCase):
     steps = self.worker(stop_when=lambda progress: progress.tokens >= 9)
     self.check(
         self.to_the_end(steps, self.restriction()), 9, reason='cancelled')
-    self.assertFalse(steps.handler.sessions[0].knows('a'))
+    self.assertFalse(_generates_for(steps.handler.sessions[0], 'a'))
 
   def test_the_restriction_is_bounded(self):
     steps = self.worker(max_restriction_bytes=200)
@@ -353,7 +433,7 @@ class DurableStepsTest(unittest.TestCase):
     size = sum(len(c.text) + 3 * len(c.token_ids) for c in chunks)
     self.assertGreater(size, 200)
     self.assertLess(size, 200 + 9 * 8)
-    self.assertFalse(steps.handler.sessions[0].knows('a'))
+    self.assertFalse(_generates_for(steps.handler.sessions[0], 'a'))
 
   def test_a_text_that_is_cancelled_has_a_last_chunk(self):
     for advanced in (0, 1, 3):
@@ -386,11 +466,11 @@ class DurableStepsTest(unittest.TestCase):
     self.now += 500
     self.advance(steps, self.restriction('here'))
     session = steps.handler.sessions[0]
-    self.assertTrue(session.knows('gone'))
+    self.assertTrue(_generates_for(session, 'gone'))
     self.now += 200
     self.advance(steps, self.restriction('new'))
-    self.assertFalse(session.knows('gone'))
-    self.assertTrue(session.knows('here'))
+    self.assertFalse(_generates_for(session, 'gone'))
+    self.assertTrue(_generates_for(session, 'here'))
 
   def test_what_went_to_another_worker_takes_no_place(self):
     steps = self.worker(tokens=10**6, max_in_flight=1)
@@ -398,8 +478,8 @@ class DurableStepsTest(unittest.TestCase):
     for _ in range(2):
       self.now += 400
       self.advance(steps, self.restriction('new'))
-    self.assertTrue(steps.handler.sessions[0].knows('new'))
-    self.assertFalse(steps.handler.sessions[0].knows('gone'))
+    self.assertTrue(_generates_for(steps.handler.sessions[0], 'new'))
+    self.assertFalse(_generates_for(steps.handler.sessions[0], 'gone'))
 
   @settings(max_examples=50, deadline=None)
   @given(
@@ -415,9 +495,9 @@ class DurableStepsTest(unittest.TestCase):
     while not restriction.is_finished:
       chunk, restriction = self.advance(steps, restriction)
       chunks += [chunk] if chunk else []
-      text = steps.texts.get('a')
+      text = steps.texts.get(steps.key(restriction))
       if text is not None:
-        back_at = steps.goes('a', chunk is not None)
+        back_at = steps.goes(restriction, chunk is not None)
         # What is owed, longer chunks make up for.
         owed = max(text.owed, 0) / 8
         self.assertLessEqual(

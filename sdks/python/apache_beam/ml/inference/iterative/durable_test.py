@@ -24,12 +24,13 @@ import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
 from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.ml.inference.iterative import durable
 from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
 from apache_beam.ml.inference.iterative.clock_session import ClockSession
 from apache_beam.ml.inference.iterative.clock_session import clock_text
 from apache_beam.ml.inference.iterative.clock_session import clock_token_ids
 from apache_beam.ml.inference.iterative.durable_runners import check_runner
+from apache_beam.ml.inference.iterative.folds import FinalsOnly
+from apache_beam.ml.inference.iterative.folds import FoldToPredictionResult
 from apache_beam.ml.inference.iterative.generator import GeneratorModelHandler
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -43,7 +44,6 @@ from apache_beam.runners.runner import PipelineRunner
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import window
-from apache_beam.utils.timestamp import Duration
 
 _PROMPTS = ['red', 'green', 'blue', 'yellow', 'black']
 
@@ -90,6 +90,22 @@ def _check(chunks, tokens=20, reason='length'):
     assert ''.join(part.text for part in parts) == clock_text(made)
   prompts = sorted(parts[-1].example for parts in texts.values())
   assert prompts == sorted(_PROMPTS), prompts
+
+
+def _fails_amid_a_text(progress):
+  if progress.example == 'cut' and progress.tokens > 8:
+    raise KeyError('cut')
+
+
+# The batches of a model; in the module, so that it is not pickled.
+batches = []
+
+
+def _note_batch(batch, model, args):
+  batches.append(batch)
+  for _ in range(3):
+    for position in range(len(batch)):
+      yield position, 'x'
 
 
 def _spell(batch, model, args):
@@ -157,17 +173,6 @@ class DurableTest(unittest.TestCase):
       # Each was deferred at its submission, and that counts as well.
       self.assertGreaterEqual(self.count(p.result, 'empty_checkpoints'), 5)
 
-  def test_a_delay_counts_from_when_it_is_read(self):
-    now = 5.0
-    delay = durable._Until(7.0, lambda: now)
-    delay -= Duration(1)
-    self.assertIsInstance(delay, Duration)
-    self.assertEqual(delay.micros, 2_000_000)
-    now = 6.5
-    self.assertEqual(delay.micros, 500_000)
-    now = 8.0
-    self.assertEqual(delay.micros, 0)
-
   def test_equal_inputs_are_two(self):
     with _pipeline() as p:
       chunks = p | beam.Create(['red', 'red']) | _infer()
@@ -216,18 +221,124 @@ class DurableTest(unittest.TestCase):
           | beam.Distinct())
       assert_that(stamps, equal_to([3, 4, 5, 6]))
 
+  def test_an_input_in_two_windows_is_generated_for_once(self):
+    with _pipeline() as p:
+      tokens = (
+          p | beam.Create(_PROMPTS)
+          | beam.Map(lambda x: window.TimestampedValue(x, 17))
+          | beam.WindowInto(window.SlidingWindows(10, 5))
+          | _infer(request_id_fn=str)
+          | beam.Map(lambda chunk: (chunk.request_id, len(chunk.token_ids)))
+          | beam.CombinePerKey(sum)
+          | beam.Map(lambda pair, w=beam.DoFn.WindowParam: (*pair, w.start)))
+      assert_that(
+          tokens,
+          equal_to([(prompt, 20, at) for prompt in _PROMPTS
+                    for at in (10, 15)]))
+    # This runner leaves the windows of an element together.
+    self.assertEqual(self.count(p.result, 'tokens'), 100)
+
+  def test_the_same_id_in_two_windows_is_two(self):
+    with _pipeline() as p:
+      ends = (
+          p | beam.Create(enumerate(_PROMPTS))
+          | beam.MapTuple(lambda i, x: window.TimestampedValue(x, 10 * i))
+          | beam.WindowInto(window.FixedWindows(10))
+          | _infer(request_id_fn=lambda _: 'same')
+          | FoldToPredictionResult()
+          | beam.Map(lambda r: (r.example, len(r.inference.token_ids))))
+      assert_that(ends, equal_to([(prompt, 20) for prompt in _PROMPTS]))
+
+  def test_two_transforms_share_a_model_and_ids(self):
+    for mode in ('durable', 'in_bundle'):
+      with self.subTest(mode), _pipeline() as p:
+        inputs = p | beam.Create(_PROMPTS)
+        for label in ('One', 'Other'):
+          results = (
+              inputs | label >> RunInference(
+                  ClockModelHandler(tokens=20, rate=50),
+                  model_identifier='shared',
+                  iterative=IterativeOptions(mode=mode, request_id_fn=str))
+              | f'Fold{label}' >> FoldToPredictionResult()
+              | f'Tokens{label}' >>
+              beam.Map(lambda r: (r.example, len(r.inference.token_ids))))
+          assert_that(
+              results,
+              equal_to([(prompt, 20) for prompt in _PROMPTS]),
+              label=f'check{label}')
+
+  def test_a_duplicate_fails_alone_downstream_too(self):
+    for mode in ('durable', 'in_bundle'):
+      with self.subTest(mode), _pipeline() as p:
+        finals = (
+            p | beam.Create(['red', 'green', 'red', 'red'], reshuffle=False)
+            | RunInference(
+                ClockModelHandler(tokens=20, rate=50),
+                iterative=IterativeOptions(mode=mode, request_id_fn=str))
+            | FinalsOnly()
+            | beam.Map(lambda c: (c.example, len(c.token_ids), c.error_kind)))
+        assert_that(
+            finals,
+            equal_to([('red', 20, None), ('green', 20, None),
+                      ('red', 0, 'duplicate'), ('red', 0, 'duplicate')]))
+
   def test_dead_letters(self):
     with _pipeline() as p:
       chunks, dead = (
           p | beam.Create([*_PROMPTS, 'bad'])
           | _infer().with_exception_handling())
-      good = chunks | 'Good' >> beam.Filter(lambda c: c.example != 'bad')
-      assert_that(good, _check, 'CheckGood')
+      assert_that(chunks, _check, 'CheckGood')
       failed = (
           dead.failed_inferences
-          | beam.MapTuple(lambda elements, error: (elements, error[1])))
+          | beam.MapTuple(lambda elements, error: (elements, error[:2])))
       assert_that(
-          failed, equal_to([(['bad'], 'invalid: it is bad')]), 'CheckDead')
+          failed,
+          equal_to([(['bad'], (ValueError, 'invalid: it is bad'))]),
+          'CheckDead')
+
+  def test_the_default_fold_works_beside_dead_letters(self):
+    # Some fail before their first chunk, some amid their text.
+    for mode in ('durable', 'in_bundle'):
+      with self.subTest(mode), _pipeline() as p:
+        results, dead = (
+            p | beam.Create([*_PROMPTS, 'bad', 'cut'])
+            | RunInference(
+                _MortalHandler(tokens=40, rate=20),
+                iterative=IterativeOptions(
+                    mode=mode,
+                    request_id_fn=str,
+                    chunk_tokens=4,
+                    stop_when=_fails_amid_a_text)).with_exception_handling())
+        folded = results | FoldToPredictionResult() | beam.Map(
+            lambda r: (r.example, len(r.inference.token_ids)))
+        assert_that(folded, equal_to([(prompt, 40) for prompt in _PROMPTS]))
+        failed = (
+            dead.failed_inferences
+            | beam.MapTuple(lambda elements, error: (elements, error[0])))
+        assert_that(
+            failed,
+            equal_to([(['bad'], ValueError), (['cut'], RuntimeError)]),
+            'CheckDead')
+
+  def test_exc_class(self):
+    def name(prompt):
+      return {'red': 'r', 'bad': 'b'}[prompt]
+
+    for exc_class, failed in ((KeyError, ['blue']), (ValueError,
+                                                     ['blue', 'bad'])):
+      with self.subTest(exc_class):
+        p = _pipeline()
+        _, dead = (
+            p | beam.Create(['red', 'blue', 'bad'])
+            | _infer(
+                request_id_fn=name).with_exception_handling(exc_class=exc_class))
+        inputs = dead.failed_inferences | beam.FlatMapTuple(lambda one, _: one)
+        assert_that(inputs, equal_to(failed))
+        if len(failed) < 2:
+          with self.assertRaisesRegex(Exception, 'it is bad'):
+            p.run()
+        else:
+          p.run()
 
   def test_inputs_that_cannot_be_named(self):
     names = {'blue': 'b'}
@@ -255,6 +366,39 @@ class DurableTest(unittest.TestCase):
           | beam.GroupByKey()
           | beam.MapTuple(lambda _, parts: _joined(parts)))
       assert_that(texts, equal_to(_PROMPTS))
+
+  def test_batches_of_a_model_that_pads(self):
+    prompts = [(3 + 200 * (i % 2) + i // 8) * 'a' for i in range(64)]
+    for mode in ('durable', 'in_bundle'):
+      for flags in ((), ('--experiments=smart_bucketing', )):
+        del batches[:]
+        handler = GeneratorModelHandler(
+            lambda: None,
+            _note_batch,
+            min_batch_size=8,
+            max_batch_size=8,
+            batch_length_fn=len)
+        with self.subTest(mode=mode, flags=flags), _pipeline(None, *flags) as p:
+          chunks = (
+              p | beam.Create(prompts)
+              | RunInference(handler, iterative=IterativeOptions(mode=mode)))
+          texts = (
+              chunks
+              | beam.Map(lambda c: (c.request_id, len(c.text)))
+              | beam.CombinePerKey(sum)
+              | beam.Values())
+          assert_that(texts, equal_to([3] * 64))
+        self.assertEqual(sum(map(len, batches)), 64)
+        self.assertLessEqual(max(map(len, batches)), 8)
+        self.assertGreaterEqual(sum(len(batch) == 8 for batch in batches), 6)
+        padding = sum(
+            max(map(len, batch)) * len(batch) - sum(map(len, batch))
+            for batch in batches)
+        real = sum(map(len, prompts))
+        if flags:
+          self.assertLess(padding, 0.1 * real)
+        else:
+          self.assertGreater(padding, 0.5 * real)
 
   def test_a_bundle_that_is_tried_again(self):
     # Three times each, of which this runner keeps the last. (A text is submitted

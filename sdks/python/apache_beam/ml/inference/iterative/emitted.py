@@ -44,7 +44,9 @@ class Emitted:
   def of(cls, chunks: Iterable[Chunk]) -> 'Emitted':
     """Of the chunks that were kept, in any order and maybe more than once.
 
-    What comes behind a gap is left out, and generated again.
+    What comes after a gap is left out, and generated again. The sink has to
+    drop it before that, since a new job cuts the text elsewhere, and folds take
+    only the first ``chunks`` of a text.
 
     Raises:
       ValueError: if a chunk is there twice with other contents.

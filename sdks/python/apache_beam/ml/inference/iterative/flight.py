@@ -26,6 +26,7 @@ from apache_beam.ml.inference.iterative.metrics import IterativeMetrics
 from apache_beam.ml.inference.iterative.registry import Lease
 from apache_beam.ml.inference.iterative.result_stream import ResultStream
 from apache_beam.ml.inference.iterative.session import Request
+from apache_beam.ml.inference.iterative.session import Session
 
 __all__ = ['Flight']
 
@@ -42,6 +43,7 @@ class Flight:
     request: what is submitted.
     stream: makes chunks of what comes.
     lease: of the session.
+    names: that no other input may have meanwhile.
     emit: what the consumer does with a chunk.
     clock: of ``time.monotonic``.
   """
@@ -50,11 +52,13 @@ class Flight:
       request: Request,
       stream: ResultStream,
       lease: Lease,
+      names: set[tuple],
       emit: Callable[[Chunk], Any],
       clock: Callable[[], float]):
+    self.request = request
     self.stream = stream
+    self.names = names
     self.emit = emit
-    self._request = request
     self._lease = lease
     self._clock = clock
     self._session = None
@@ -62,8 +66,12 @@ class Flight:
     self._retry_at: float | None = None
 
   def submit(self) -> None:
-    self._session = self._lease.session()
-    self._session.submit(self._request, self.stream.transcript)
+    session = self._lease.use()
+    session.submit(self.request, self.stream.transcript)
+    self.was_submitted(session)
+
+  def was_submitted(self, session: Session) -> None:
+    self._session = session
     self.stream.was_submitted()
 
   def advance(self, metrics: IterativeMetrics) -> Chunk | None:
@@ -75,7 +83,7 @@ class Flight:
     delta = None
     if self._retry_at is None:
       delta = self._session.poll(
-          self._request.request_id, ready=self.stream.is_ready)
+          self.request.request_id, ready=self.stream.is_ready)
     if delta is None:
       return self._give_up_if_overdue(metrics)
     has_ended = delta.finish_reason is not None
@@ -92,12 +100,12 @@ class Flight:
     chunk = self.stream.take(delta)
     metrics.chunk(self.stream, delta, chunk, made_before)
     if chunk.is_last and not has_ended:
-      self._session.cancel(self._request.request_id)
+      self._session.cancel(self.request.request_id)
     return chunk
 
   def cancel(self) -> None:
     if self._session is not None:
-      self._session.cancel(self._request.request_id)
+      self._session.cancel(self.request.request_id)
 
   def _can_try_again(self, delta):
     made = self.stream.transcript.tokens + delta.tokens

@@ -28,10 +28,17 @@ gives them with ``iterative=...``::
 Chunks may come in any order, such as behind a shuffle: they are keyed by their
 request id, which shuffles them, and wait in state until those before them are
 there. What comes out has the timestamp of the chunk that completed it, and its
-window. State is left behind only by a request of which a chunk never comes, or
-not in its window; the runner drops it with the window, and nothing more of that
-request comes out. So chunks that an earlier job emitted (``emitted_fn``) have to
-be put in too: ``(chunks, kept) | beam.Flatten() | FoldToPredictionResult()``.
+window. So chunks that an earlier job emitted (``emitted_fn``) have to be put in
+too: ``(chunks, kept) | beam.Flatten() | FoldToPredictionResult()``.
+
+A request of which a chunk is lost does not wait for ever. If nothing arrives for
+it in ``give_up_secs``, or its window or the input ends, it ends with the error
+``'lost: chunk 3 of request ... did not arrive ...'``, as if RunInference had
+ended it so, and is counted in ``incomplete_requests`` in the namespace of the
+transform. Nothing stays in state. What arrives later is given up in turn.
+
+Of inputs that RunInference sent to the failed inferences of
+``with_exception_handling`` no result is made.
 
 A chunk that comes twice while its request is unfinished is a ValueError: two
 inputs have one request id. If the first is finished when the second starts,
@@ -50,6 +57,7 @@ a shuffle, and need all chunks of a request in order and in one bundle::
       | beam.Map(lambda sentence: speak(sentence.text)))
 """
 
+import math
 from typing import Any
 
 from apache_beam import typehints
@@ -57,11 +65,18 @@ from apache_beam.ml.inference.base import PredictionResult
 from apache_beam.ml.inference.iterative import fold_fns
 from apache_beam.ml.inference.iterative import texts
 from apache_beam.ml.inference.iterative.handler import Generation
+from apache_beam.pipeline import PipelineVisitor
+from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.test_stream import TestStream
 from apache_beam.transforms.core import ParDo
 from apache_beam.transforms.ptransform import PTransform
 from apache_beam.transforms.window import NonMergingWindowFn
 
 __all__ = ['FinalsOnly', 'FoldToPredictionResult', 'Sentences', 'TextSoFar']
+
+# Longer than a model is silent, or a worker or a job takes to start again.
+_GIVE_UP_SECS = 3600.0
 
 
 class _Fold(PTransform):
@@ -69,6 +84,8 @@ class _Fold(PTransform):
 
   Args:
     within_bundle: fold in memory, without a shuffle; see the module.
+    give_up_secs: how long to wait for a chunk when others of its request have
+      arrived; None: until the window ends.
 
   Raises:
     TypeError: if the input is known to be something else than chunks, or pairs
@@ -76,13 +93,30 @@ class _Fold(PTransform):
     ValueError: if windows merge, such as sessions, but for within_bundle; while
       it runs, if a chunk comes twice.
   """
-  def __init__(self, within_bundle: bool = False):
+  def __init__(
+      self,
+      within_bundle: bool = False,
+      give_up_secs: float | None = _GIVE_UP_SECS):
     super().__init__()
     if not isinstance(within_bundle, bool):
       raise TypeError(
           f'{type(self).__name__}(within_bundle={within_bundle!r}): must be a '
           'bool.')
     self._within_bundle = within_bundle
+    self._give_up_secs = self._checked(give_up_secs)
+
+  def _checked(self, secs):
+    given = f'{type(self).__name__}(give_up_secs={secs!r})'
+    if secs is not None:
+      if not isinstance(secs, (int, float)) or isinstance(secs, bool):
+        raise TypeError(f'{given}: must be a number of seconds, or None.')
+      if not 0 < secs < math.inf:
+        raise ValueError(f'{given}: must be positive.')
+    if self._within_bundle and secs != _GIVE_UP_SECS:
+      raise ValueError(
+          f'{given}: has no effect with within_bundle, where nothing waits. '
+          'Leave it out.')
+    return secs
 
   def _fold(self) -> fold_fns.Fold:
     raise NotImplementedError
@@ -105,7 +139,12 @@ class _Fold(PTransform):
       raise ValueError(
           f'{owner}: chunks cannot wait for each other in windows that merge, '
           f'such as {pcoll.windowing.windowfn}. Window into others first.')
-    do_fn = fold_fns.stateful(owner, self._fold(), chunk_type)
+    do_fn = fold_fns.stateful(
+        owner,
+        self._fold(),
+        chunk_type,
+        pcoll.element_type.tuple_types[0] if is_keyed else typehints.Any,
+        self._give_up_secs if _has_clock(pcoll.pipeline) else None)
     by_request = typehints.Tuple[str, pcoll.element_type]
     return (
         pcoll
@@ -125,15 +164,19 @@ class FoldToPredictionResult(_Fold):
   Args:
     errors: ``'raise'``, an input that ended with an error fails the bundle, or
       ``'skip'``, it gives nothing.
-    within_bundle: fold in memory, without a shuffle; see the module.
+    within_bundle, give_up_secs: see the module.
 
   Raises:
     RuntimeError: while it runs, if errors is 'raise' and one came.
     ValueError: if errors is something else. And what else is raised by all
       transforms of the module: if windows merge, or a chunk comes twice.
   """
-  def __init__(self, errors: str = 'raise', within_bundle: bool = False):
-    super().__init__(within_bundle)
+  def __init__(
+      self,
+      errors: str = 'raise',
+      within_bundle: bool = False,
+      give_up_secs: float | None = _GIVE_UP_SECS):
+    super().__init__(within_bundle, give_up_secs)
     if errors not in ('raise', 'skip'):
       raise ValueError(
           f"FoldToPredictionResult(errors={errors!r}): must be 'raise' or "
@@ -174,7 +217,7 @@ class FinalsOnly(_Fold):
     chunks | FinalsOnly() | beam.Filter(lambda chunk: not chunk.error)
 
   Args:
-    within_bundle: fold in memory, without a shuffle; see the module.
+    within_bundle, give_up_secs: see the module.
   """
   def _fold(self):
     return fold_fns.WholeFold(_as_it_is)
@@ -194,7 +237,7 @@ class TextSoFar(_Fold):
     chunks | TextSoFar() | beam.Map(lambda so_far: show(so_far.text))
 
   Args:
-    within_bundle: fold in memory, without a shuffle; see the module.
+    within_bundle, give_up_secs: see the module.
   """
   def _fold(self):
     return fold_fns.TextFold(texts.grow)
@@ -212,7 +255,7 @@ class Sentences(_Fold):
     chunks | Sentences() | beam.Filter(lambda sentence: sentence.text.strip())
 
   Args:
-    within_bundle: fold in memory, without a shuffle; see the module.
+    within_bundle, give_up_secs: see the module.
   """
   def _fold(self):
     return fold_fns.TextFold(texts.cut_sentences)
@@ -223,3 +266,26 @@ class Sentences(_Fold):
 
 def _as_it_is(whole):
   return [whole]
+
+
+class _HasTestStream(PipelineVisitor):
+  found = False
+
+  def visit_transform(self, applied):
+    self.found = self.found or isinstance(applied.transform, TestStream)
+
+
+def _has_clock(pipeline):
+  """Whether to set timers of real time.
+
+  The FnApiRunner fires them at once. For a DoFn that has such timers the direct
+  runner gives it up, and Prism, and with them splittable DoFns. It does so for
+  a TestStream anyway.
+  """
+  if isinstance(pipeline.runner, FnApiRunner):
+    return False
+  if not isinstance(pipeline.runner, SwitchingDirectRunner):
+    return True
+  visitor = _HasTestStream()
+  pipeline.visit(visitor)
+  return visitor.found

@@ -15,9 +15,13 @@
 # limitations under the License.
 #
 
+import collections
+import dataclasses
+import inspect
 import random
 import unittest
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from hypothesis import given
@@ -27,6 +31,7 @@ from hypothesis import strategies as st
 import apache_beam as beam
 from apache_beam import coders
 from apache_beam import typehints
+from apache_beam.metrics import MetricsFilter
 from apache_beam.ml.inference.base import PredictionResult
 from apache_beam.ml.inference.iterative import fold_fns
 from apache_beam.ml.inference.iterative import texts
@@ -39,12 +44,22 @@ from apache_beam.ml.inference.iterative.folds import TextSoFar
 from apache_beam.ml.inference.iterative.texts import PartialText
 from apache_beam.ml.inference.iterative.texts import Sentence
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pipeline import PipelineVisitor
+from apache_beam.runners.direct import clock
+from apache_beam.runners.direct import direct_runner
+from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.test_stream import TestStream
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
+from apache_beam.transforms import userstate
 from apache_beam.transforms import window
+from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec
+from apache_beam.transforms.userstate import TimerSpec
+from apache_beam.utils.timestamp import Timestamp
 
 _PARTS = ('One', '. Two', '! ', 'Three', '. 3.', '5')
 _TEXT = ''.join(_PARTS)
@@ -105,26 +120,80 @@ class _Bag(_Value):
     self.written += len(self._encoded[-1])
 
 
-class _Runner:
-  """Stands in for a runner: a stateful DoFn, and the state of each key."""
-  def __init__(self, fold):
-    self._do_fn = fold_fns.stateful('Fold', fold, Chunk)
-    self._specs = [p.state_spec for p in self._do_fn.process.__defaults__]
-    self.states = {}
+class _Timer:
+  """Keeps the latest time that it was set to."""
+  def __init__(self):
+    self.time = None
 
-  def process(self, element):
+  def set(self, time):
+    self.time = time
+
+  def clear(self):
+    self.time = None
+
+  @property
+  def is_empty(self):
+    return self.time is None
+
+
+class _Runner:
+  """Stands in for a runner: a stateful DoFn, the state and timers of each key.
+  """
+  def __init__(self, fold, **kwargs):
+    self._do_fn = fold_fns.stateful('Fold', fold, Chunk, **kwargs)
+    self._cells = collections.defaultdict(dict)
+
+  def process(self, element, timestamp=Timestamp(3)):
     [pair] = fold_fns.WithRequestId('Fold').process(element)
-    if pair[0] not in self.states:
-      self.states[pair[0]] = [
-          (_Bag if isinstance(spec, BagStateSpec) else _Value)(spec)
-          for spec in self._specs
-      ]
-    return list(self._do_fn.process(pair, *self.states[pair[0]]))
+    return list(
+        self._do_fn.process(
+            pair, **self._kwargs(self._do_fn.process, pair[0], timestamp)))
+
+  def fire(self, name, key, timestamp=Timestamp(0)):
+    """What a callback gives, whether its timer is set or not."""
+    self._cells[key].pop(name[len('on_'):], None)
+    callback = getattr(self._do_fn, name)
+    return list(callback(**self._kwargs(callback, key, timestamp)))
+
+  def timer(self, name, key):
+    return self._cells[key][name].time
+
+  def _kwargs(self, method, key, timestamp):
+    known = {
+        beam.DoFn.WindowParam: window.GlobalWindow(),
+        beam.DoFn.TimestampParam: timestamp,
+        beam.DoFn.KeyParam: key,
+    }
+    kwargs = {}
+    for name, param in inspect.signature(method).parameters.items():
+      default = param.default
+      if isinstance(default, beam.DoFn.StateParam):
+        kwargs[name] = self._cell(key, name, default.state_spec)
+      elif isinstance(default, beam.DoFn.TimerParam):
+        kwargs[name] = self._cell(key, name, default.timer_spec)
+      elif default is not param.empty:
+        kwargs[name] = next(
+            value for kind, value in known.items() if kind == default)
+    return kwargs
+
+  def _cell(self, key, name, spec):
+    cells = self._cells[key]
+    if name not in cells:
+      if isinstance(spec, TimerSpec):
+        cells[name] = _Timer()
+      else:
+        kind = _Bag if isinstance(spec, BagStateSpec) else _Value
+        cells[name] = kind(spec)
+    return cells[name]
 
   def state_count(self):
+    """How many cells and timers are left."""
     return sum(
-        not state.is_empty for states in self.states.values()
-        for state in states)
+        not cell.is_empty for cells in self._cells.values()
+        for cell in cells.values())
+
+  def written(self, key):
+    return sum(getattr(c, 'written', 0) for c in self._cells[key].values())
 
 
 _WHOLE = fold_fns.WholeFold(lambda whole: [whole])
@@ -183,7 +252,7 @@ class StatefulTest(unittest.TestCase):
         runner = _Runner(fold)
         for chunk in _chunks('r', ['Ten chars. '] * count):
           runner.process(chunk)
-        written.append(sum(s.written for s in runner.states['r']))
+        written.append(runner.written('r'))
       self.assertLess(written[1], 2.2 * written[0])
 
   def test_a_chunk_that_comes_twice_is_an_error(self):
@@ -195,6 +264,151 @@ class StatefulTest(unittest.TestCase):
         with self.assertRaisesRegex(
             ValueError, f"^Fold: request 'r7': chunk {again} came twice"):
           runner.process(chunks[again])
+
+
+class GivesUpTest(unittest.TestCase):
+  """Requests of which a chunk never arrives, without a pipeline."""
+  def setUp(self):
+    self.now = 1000.0
+    patch = mock.patch.object(fold_fns, '_now', lambda: self.now)
+    patch.start()
+    self.addCleanup(patch.stop)
+
+  def lose(self, fold, lost, **kwargs):
+    """A runner that folded a text but for its lost chunks, and its outputs."""
+    runner = _Runner(fold, **kwargs)
+    outputs = []
+    for chunk in _shuffled(_chunks('r')):
+      if chunk.index not in lost:
+        outputs += runner.process(chunk)
+    return runner, outputs
+
+  @given(
+      st.sets(st.sampled_from(range(len(_PARTS))), min_size=1),
+      st.sampled_from([_WHOLE, _SENTENCES, _GROW]),
+      st.sampled_from([None, 30.0]),
+      st.booleans())
+  def test_each_request_ends_once_and_leaves_nothing(
+      self, lost, fold, secs, at_window_end):
+    self.now = 1000.0
+    runner, outputs = self.lose(fold, lost, give_up_secs=secs)
+    if len(lost) == len(_PARTS):
+      # Of this one nobody knows.
+      self.assertEqual((runner.state_count(), outputs), (0, []))
+      return
+    self.assertFalse([o for o in outputs if o.is_last])
+    missing = min(lost)
+    if at_window_end or secs is None:
+      last = runner.fire('on_window_end', 'r')
+      why = 'before the end of its window, or of the input'
+    else:
+      self.now += 31
+      last = runner.fire('on_deadline', 'r')
+      why = 'in 30 s'
+    ends = [output.value for output in last]
+    self.assertTrue(ends[-1].is_last)
+    self.assertEqual(ends[-1].finish_reason, 'error')
+    self.assertEqual(
+        ends[-1].error,
+        f"lost: chunk {missing} of request 'r' did not arrive {why}")
+    outputs += ends
+    self.assertEqual(sum(output.is_last for output in outputs), 1)
+    if fold is _SENTENCES:
+      text = ''.join(output.text for output in outputs)
+    else:
+      text = outputs[-1].text
+      self.assertEqual(outputs[-1].index, missing)
+    self.assertEqual(text, ''.join(_PARTS[:missing]))
+    if fold is _WHOLE:
+      has_last = len(_PARTS) - 1 not in lost
+      self.assertEqual(outputs[-1].example, 'prompt of r' if has_last else None)
+    self.assertEqual([output.timestamp for output in last],
+                     [Timestamp(3)] * len(last))
+    self.assertEqual(runner.state_count(), 0)
+
+  def test_it_waits_since_the_newest_chunk(self):
+    runner, _ = self.lose(_WHOLE, {2, 4}, give_up_secs=30.0)
+    self.assertEqual(float(runner.timer('deadline', 'r')), 1030.0)
+    self.now += 20
+    runner.process(_chunks('r')[2])
+    # It is not set for each chunk.
+    self.assertEqual(float(runner.timer('deadline', 'r')), 1030.0)
+    self.now += 10
+    self.assertEqual(runner.fire('on_deadline', 'r', Timestamp(7)), [])
+    self.assertEqual(float(runner.timer('deadline', 'r')), 1050.0)
+    self.now += 20
+    (end, ) = runner.fire('on_deadline', 'r')
+    self.assertIn('chunk 4', end.value.error)
+    # The watermark was held there since the callback set the timer.
+    self.assertEqual(float(end.timestamp), 7.0)
+    for name in ('on_deadline', 'on_window_end'):
+      self.assertEqual(runner.fire(name, 'r'), [])
+    # What arrives later is a request of its own, and given up in turn.
+    runner.process(_chunks('r')[4])
+    (end, ) = runner.fire('on_window_end', 'r')
+    self.assertIn('chunk 0', end.value.error)
+
+  def test_a_timer_that_fires_early_is_set_by_the_next_chunk(self):
+    # As Prism fires it when it is cleared, and the FnApiRunner at once. Set by
+    # the callback it would fire again and again.
+    runner, _ = self.lose(_WHOLE, {2, 4}, give_up_secs=30.0)
+    for _ in range(2):
+      self.assertEqual(runner.fire('on_deadline', 'r'), [])
+      self.assertIsNone(runner.timer('deadline', 'r'))
+    self.now += 20
+    runner.process(_chunks('r')[2])
+    self.assertEqual(float(runner.timer('deadline', 'r')), 1050.0)
+    self.now += 30
+    (end, ) = runner.fire('on_deadline', 'r')
+    self.assertIn('chunk 4', end.value.error)
+
+  def test_the_clock_of_a_runner_is_ahead(self):
+    runner, _ = self.lose(_WHOLE, {2, 4}, give_up_secs=30.0)
+    self.now += 29
+    self.assertEqual(runner.fire('on_deadline', 'r'), [])
+    self.assertEqual(float(runner.timer('deadline', 'r')), 1030.0)
+    self.now += 1
+    (end, ) = runner.fire('on_deadline', 'r')
+    self.assertIn('chunk 2', end.value.error)
+
+  def test_complete_requests_leave_no_timer(self):
+    for fold in (_WHOLE, _SENTENCES, _GROW):
+      runner, _ = self.lose(fold, (), give_up_secs=30.0)
+      self.assertEqual(runner.state_count(), 0)
+      self.now += 31
+      for name in ('on_deadline', 'on_window_end'):
+        self.assertEqual(runner.fire(name, 'r'), [])
+
+  def test_no_result_of_what_is_among_the_dead_letters(self):
+    *before, last = _chunks('r', reason='error')
+    last = dataclasses.replace(last, dead_lettered=True)
+    runner = _Runner(_WHOLE)
+    for chunk in _shuffled([*before, last]):
+      self.assertEqual(runner.process(chunk), [])
+    self.assertEqual(runner.state_count(), 0)
+    within = fold_fns.FoldWithinBundle('Fold', _WHOLE)
+    within.start_bundle()
+    for chunk in [*before, last]:
+      self.assertEqual(list(within.process(chunk, window.GlobalWindow())), [])
+    within.finish_bundle()
+
+  def test_the_direct_runner_needs_a_dofn_without_a_clock(self):
+    for runner, domains in (
+        (SwitchingDirectRunner(), {TimeDomain.WATERMARK}),
+        (FnApiRunner(), {TimeDomain.WATERMARK}),
+        (PrismRunner(), {TimeDomain.WATERMARK, TimeDomain.REAL_TIME})):
+      found = []
+
+      class Find(PipelineVisitor):
+        def visit_transform(self, applied, found=found):
+          if isinstance(applied.transform, beam.ParDo):
+            _, timers = userstate.get_dofn_specs(applied.transform.dofn)
+            found += [timer.time_domain for timer in timers]
+
+      p = beam.Pipeline(runner)
+      _ = p | beam.Create(_chunks('a')).with_output_types(Chunk) | FinalsOnly()
+      p.visit(Find())
+      self.assertEqual(set(found), domains)
 
 
 class FoldsTest(unittest.TestCase):
@@ -368,13 +582,78 @@ class WindowsTest(unittest.TestCase):
             | FinalsOnly(within_bundle) | beam.ParDo(_WithTime()))
         assert_that(finals, equal_to([(0, 'a', _TEXT, 7), (5, 'a', _TEXT, 7)]))
 
-  def test_what_never_ends_in_its_window_gives_nothing(self):
+  def test_what_never_ends_in_its_window_ends_with_an_error(self):
     with TestPipeline('FnApiRunner') as p:
       finals = (
-          p | beam.Create(_chunks('a'))
-          | beam.Map(lambda c: window.TimestampedValue(c, c.index))
+          p | beam.Create([(5, chunk) for chunk in _chunks('a')
+                           ]).with_output_types(tuple[int, Chunk[str]])
+          | beam.Map(lambda e: window.TimestampedValue(e, e[1].index)).
+          with_output_types(tuple[int, Chunk[str]])
           | beam.WindowInto(window.FixedWindows(3)) | FinalsOnly())
-      assert_that(finals, equal_to([]))
+      ends = finals | beam.Map(
+          lambda pair, w=beam.DoFn.WindowParam, t=beam.DoFn.TimestampParam: (
+              pair[0], float(w.start), w.start <= t < w.end, pair[1].
+              index, pair[1].text, pair[1].example, pair[1].error.partition(
+                  ' did')[0]))
+      lost = "lost: chunk %d of request 'a'"
+      assert_that(
+          ends,
+          equal_to([
+              (5, 0.0, True, 3, 'One. Two! ', None, lost % 3),
+              # Its last chunk is there.
+              (5, 3.0, True, 0, '', 'prompt of a', lost % 0)
+          ]))
+    counters = p.result.metrics().query(
+        MetricsFilter().with_namespace('FinalsOnly'))['counters']
+    self.assertEqual([(c.key.metric.name, c.committed) for c in counters],
+                     [('incomplete_requests', 2)])
+
+  def test_a_lost_chunk_fails_or_skips_its_result(self):
+    chunks = [*_chunks('a'), *_chunks('b')]
+    del chunks[2]
+    with self.assertRaisesRegex(
+        Exception, "FoldToPredictionResult: request 'a' ended .*lost: chunk 2"):
+      with TestPipeline('FnApiRunner') as p:
+        _ = p | beam.Create(_shuffled(chunks)) | FoldToPredictionResult()
+    with TestPipeline('FnApiRunner') as p:
+      results = (
+          p | beam.Create(_shuffled(chunks))
+          | FoldToPredictionResult(errors='skip')
+          | beam.Map(lambda result: result.example))
+      assert_that(results, equal_to(['prompt of b']))
+
+  def test_a_stream_without_windows_gives_up_by_the_clock(self):
+    # The input goes on, and no window ends.
+    lost, whole = _chunks('a'), _chunks('b')
+    stream = (
+        TestStream(coder=coders.PickleCoder()).advance_watermark_to(
+            0).add_elements(lost[:2] + lost[3:] + whole[:3])
+        # So much later the first is given up, and the second is not.
+        .advance_processing_time(20).add_elements(
+            whole[3:5]).advance_processing_time(20).add_elements(
+                whole[5:]).advance_processing_time(20).add_elements(
+                    _chunks('c')))
+    options = PipelineOptions(['--streaming'])
+    clocks = []
+
+    def test_clock():
+      clocks.append(clock.TestClock())
+      return clocks[-1]
+
+    with mock.patch.object(
+        direct_runner, 'TestClock', test_clock), mock.patch.object(
+            fold_fns, '_now',
+            lambda: float(clocks[-1].time())), TestPipeline(
+                'DirectRunner', options) as p:
+      sentences = (
+          p | stream.with_output_types(Chunk)
+          | Sentences(give_up_secs=30)
+          | beam.Map(lambda s: (s.request_id, s.index, s.finish_reason)))
+      assert_that(
+          sentences,
+          equal_to([('a', 0, None), ('a', 1, 'error')] +
+                   [(name, i, 'stop' if i == 3 else None) for name in 'bc'
+                    for i in range(4)]))
 
 
 class _WithTime(beam.DoFn):
@@ -413,7 +692,8 @@ class WithinBundleTest(unittest.TestCase):
         for chunk in _chunks('a')
     ]
     fold.finish_bundle()
-    self.assertEqual(out, [0, 1, 1, 0, 1, 1])
+    # 'Two! ' ends with 'Three', which is not in small letters.
+    self.assertEqual(out, [0, 1, 0, 1, 1, 1])
 
   def test_a_gap_names_the_request(self):
     for elements, what in ((_chunks('a')[1:], 'chunk 1 came, not 0'),
@@ -443,6 +723,12 @@ class RefusesTest(unittest.TestCase):
       FoldToPredictionResult(errors='ignore')
     with self.assertRaisesRegex(TypeError, r'Sentences\(within_bundle=1\)'):
       Sentences(within_bundle=1)
+    for secs, error in (('9', TypeError), (True, TypeError), (0, ValueError),
+                        (float('inf'), ValueError)):
+      with self.assertRaisesRegex(error, r'FinalsOnly\(give_up_secs='):
+        FinalsOnly(give_up_secs=secs)
+    with self.assertRaisesRegex(ValueError, 'no effect with within_bundle'):
+      TextSoFar(within_bundle=True, give_up_secs=9)
 
   def test_other_elements(self):
     for hint in (str, tuple[str, str], PredictionResult):

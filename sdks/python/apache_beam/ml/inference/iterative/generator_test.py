@@ -17,10 +17,12 @@
 
 """Tests of sessions made of a generator function."""
 
+import time
 import unittest
 
 import numpy as np
 
+from apache_beam.ml.inference.iterative.batch_queue import BatchLimits
 from apache_beam.ml.inference.iterative.generator import GeneratorModelHandler
 from apache_beam.ml.inference.iterative.generator import GeneratorSession
 from apache_beam.ml.inference.iterative.session import Delta
@@ -48,8 +50,8 @@ def to_the_end(session, *request_ids):
 
 
 class GeneratorSessionTest(unittest.TestCase):
-  def session(self, generate):
-    session = GeneratorSession('model', generate)
+  def session(self, generate, **limits):
+    session = GeneratorSession('model', generate, BatchLimits(**limits))
     self.addCleanup(session.close)
     return session
 
@@ -155,6 +157,110 @@ class GeneratorSessionTest(unittest.TestCase):
       session.submit(Request(key, key, {'steps': steps}))
     to_the_end(session, *'abc')
     self.assertEqual(seen, [(['a', 'c'], {'steps': 1}), (['b'], {'steps': 2})])
+
+  def test_no_batch_is_larger_than_its_limits(self):
+    sizes = []
+
+    def generate(batch, model, args):
+      sizes.append(len(batch))
+      return letters(batch, model, args)
+
+    session = self.session(generate, max_batch_size=8)
+    names = [f'text {i}' for i in range(20)]
+    for name in names[:11]:
+      session.submit(Request(name, name))
+    requests = [Request(name, name) for name in names[11:]]
+    session.submit_batch(requests, fixed=False)
+    ends = to_the_end(session, *names)
+    self.assertEqual({
+        k: end.text
+        for k, end in ends.items()
+    }, {name: name
+        for name in names})
+    self.assertEqual(sizes, [8, 8, 4])
+
+  def test_a_fixed_batch_is_run_as_it_is(self):
+    batches = []
+
+    def generate(batch, model, args):
+      batches.append(batch)
+      return letters(batch, model, args)
+
+    session = self.session(generate, max_batch_size=8)
+    for names in ('ab', 'cd'):
+      session.submit_batch([Request(name, name) for name in names], fixed=True)
+    to_the_end(session, *'abcd')
+    self.assertEqual(batches, [['a', 'b'], ['c', 'd']])
+
+  def test_a_size_that_cannot_be_told_fails_its_request_alone(self):
+    session = self.session(
+        letters, max_batch_weight=9, element_size_fn=lambda p: {'a': 1}[p])
+    for name in 'ab':
+      session.submit(Request(name, name))
+    ends = to_the_end(session, *'ab')
+    self.assertIsNone(ends['a'].error)
+    self.assertRegex(ends['b'].error, "did not take the request: KeyError")
+
+  def test_what_it_must_not_yield(self):
+    ragged = [np.ones((1, 2)), np.ones((1, 3))]
+    for items, what in (
+        ([None], 'item 0 .* is None'),
+        ([(0, 'x'), 'word'], "item 1 .* is 'word'"),
+        ([(0, 'x', 'y')], r"item 0 .* is \(0, 'x', 'y'\)"),
+        ([(0, None)], 'item 0 .*, for position 0, is None'),
+        ([(0, 'x'), (0, {'a': 1})], "item 1 .*, for position 0, is {'a': 1}"),
+        ([(0, [[1], [2, 3]])], r'item 0 .* is \[\[1\], \[2, 3\]\]'),
+        ([('0', 'x')], "item 0 .* has the position '0' for a batch of 1"),
+        ([(True, 'x')], 'has the position True for a batch of 1'),
+        ([(0.0, 'x')], 'has the position 0.0 for a batch of 1'),
+        ([(-1, 'x')], 'has the position -1 for a batch of 1'),
+        ([(0, part) for part in ragged],
+         r'item 1 .*, for position 0, is an array of the shape \(1, 3\), which '
+         r'cannot be joined .* of the shape \(n, 2'),
+        ([(0, Delta(values=np.array([None])))], 'item 0 .*, for position 0'),
+        ([(0, Delta(text=3))], 'its text is no str'),
+        ([(0, Delta(finish_reason='done'))], 'its finish_reason is none of'),
+        (None, 'the generator function returned None')):
+      for count in (1, 3):
+        made = iter(items) if items is not None else None
+        prompts = [str(i) for i in range(count)]
+        ends = self.run_batch(lambda *_, made=made: made, *prompts)
+        for end in ends.values():
+          self.assertRegex(
+              end.error,
+              f'^engine: GeneratorModelHandler: .*{what}'.replace(
+                  'batch of 1', f'batch of {count}'))
+          self.assertRegex(
+              end.error,
+              rf'Yield pairs of a position in the batch, from 0 to {count - 1}'
+              '.*a str, an array of numbers, or a session.Delta')
+
+  def test_what_it_may_yield(self):
+    for piece, values in ((3, [3]), (np.float32(2), [2.0]), ([1, 2], [1, 2]),
+                          (np.ones((2, 1)), [[1], [1]]),
+                          (Delta(values=[4], tokens=1), [4])):
+      end = self.run_batch(lambda *_, piece=piece: [(np.int64(0), piece)], 'a')
+      self.assertIsNone(end['a'].error)
+      np.testing.assert_array_equal(end['a'].values, values)
+
+  def test_closing_waits_for_a_step(self):
+    steps = []
+
+    def generate(batch, model, args):
+      while True:
+        steps.append('begun')
+        time.sleep(0.05)
+        steps.append('done')
+        yield 0, 'x'
+
+    session = self.session(generate)
+    session.submit(Request('a', 'a'))
+    self.assertIsNotNone(session.poll('a', timeout=30))
+    session.close()
+    made = len(steps)
+    self.assertEqual(steps[-1], 'done')
+    time.sleep(0.1)
+    self.assertEqual(len(steps), made)
 
 
 class GeneratorModelHandlerTest(unittest.TestCase):

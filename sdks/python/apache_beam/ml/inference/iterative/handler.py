@@ -131,8 +131,7 @@ class SessionModelHandler(ModelHandler[Any, PredictionResult, Session],
         for example in batch
     ]
     try:
-      for request in requests:
-        model.submit(request)
+      model.submit_batch(requests, fixed=True)
       for example, request in zip(batch, requests):
         yield PredictionResult(
             example,

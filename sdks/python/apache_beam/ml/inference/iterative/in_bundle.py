@@ -23,20 +23,19 @@ from collections.abc import Callable
 
 import apache_beam as beam
 from apache_beam.ml.inference.iterative import registry
+from apache_beam.ml.inference.iterative.dead_letters import DeadLetters
 from apache_beam.ml.inference.iterative.emitted import Emitted
 from apache_beam.ml.inference.iterative.flight import Flight
 from apache_beam.ml.inference.iterative.inputs import Inputs
+from apache_beam.ml.inference.iterative.inputs import duplicate_of
 from apache_beam.ml.inference.iterative.inputs import emitted_before
 from apache_beam.ml.inference.iterative.inputs import request_id_of
 from apache_beam.ml.inference.iterative.metrics import IterativeMetrics
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.result_stream import ResultStream
-from apache_beam.utils import windowed_value
 
-__all__ = ['FAILED', 'InBundleDoFn']
+__all__ = ['InBundleDoFn']
 
-# The tag of inputs that failed, where they are asked for.
-FAILED = 'failed_inferences'
 # How often is looked for what is due by time.
 _WAIT_SECS = 0.05
 
@@ -45,7 +44,8 @@ class InBundleDoFn(beam.DoFn):
   """Submits what it gets, and emits chunks as they come, interleaved.
 
   All of them belong to the bundle: fused steps see each at once, and if the
-  bundle fails they see those of the next attempt too.
+  bundle fails they see those of the next attempt too. An input in several
+  windows is generated for once, where the runner leaves its windows together.
 
   Args:
     inputs: how elements become requests.
@@ -53,83 +53,97 @@ class InBundleDoFn(beam.DoFn):
     session_key: the name of the model in the registry of sessions.
     namespace: of the metrics.
     batched: whether an element is a batch.
-    dead_letters: whether inputs that fail go to FAILED too.
+    by_length: whether batches were chosen by the lengths of their inputs.
+    dead_letters: where inputs that fail go, if not among the chunks.
     clock: of ``time.monotonic``.
   """
   def __init__(
       self,
       inputs: Inputs,
       options: IterativeOptions,
-      session_key: str,
+      session_key: registry.SessionKey | str,
       namespace: str,
       *,
       batched: bool = False,
-      dead_letters: bool = False,
+      by_length: bool = False,
+      dead_letters: DeadLetters | None = None,
       clock: Callable[[], float] = time.monotonic):
     self._inputs = inputs
     self._options = options
     self._session_key = session_key
     self._namespace = namespace
     self._batched = batched
+    self._by_length = by_length
     self._dead_letters = dead_letters
     self._clock = clock
+    self._lease = None
 
   def setup(self):
-    # By window and request id.
-    self._flights: dict[tuple, Flight] = {}
+    self._flights: list[Flight] = []
+    # Pairs of a window and a request id.
+    self._names: set[tuple] = set()
     handler = self._inputs.handler
     handler.set_environment_vars()
     self._metrics = IterativeMetrics(self._namespace)
-    self._lease = registry.acquire(self._session_key, handler.open_session)
-    # Loads it, as other models are in setup.
-    self._lease.session()
+    # Loads the model, as other models are in setup.
+    self._lease = registry.acquire_open(
+        self._session_key,
+        handler.open_session,
+        self._options.session_idle_secs)
 
   def teardown(self):
+    if self._lease is None:
+      # The model did not load.
+      return
     # Those of a bundle that failed: what ran it is not used again.
     self._cancel()
     self._lease.release()
+    self._lease = None
 
   def start_bundle(self):
     self._cancel()
 
   def _cancel(self):
-    for flight in self._flights.values():
+    for flight in self._flights:
       flight.cancel()
+    self._lease.in_flight.remove(self, len(self._flights))
     self._flights.clear()
+    self._names.clear()
 
-  def process(
-      self,
-      element,
-      window=beam.DoFn.WindowParam,
-      timestamp=beam.DoFn.TimestampParam):
-    def emit_for(one):
-      def emit(chunk):
-        return self._outputs(one, chunk, timestamp, window)
-
-      return emit
-
-    for one in element if self._batched else (element, ):
-      # Chunks come out while there is no place for another input.
-      yield from self._drain(self._options.max_in_flight - 1)
-      yield from self._admit(one, window, emit_for(one))
+  def process(self, element, windowed_value=beam.DoFn.WindowedValueParam):
+    arrived, limit = self._clock(), self._options.max_in_flight
+    elements = element if self._batched else [element]
+    for start in range(0, len(elements), limit):
+      flights = []
+      for one in elements[start:start + limit]:
+        yield from self._admit(one, windowed_value, arrived, flights)
+      yield from self._submit(flights)
     yield from self._advance()
 
   def finish_bundle(self):
-    yield from self._drain(0)
+    while self._flights:
+      yield from self._advance_or_wait()
 
-  def _admit(self, element, window, emit):
-    request_id, arrived = uuid.uuid4().hex, self._clock()
+  def _admit(self, element, windowed_value, arrived, flights):
+    """Adds to flights, or emits why there is nothing to be generated."""
+    def emit(chunk):
+      return self._outputs(element, chunk, windowed_value, failure)
+
+    request_id, failure = uuid.uuid4().hex, None
     request, error, before = None, None, Emitted()
     try:
       request_id = request_id_of(self._options, element)
       before = emitted_before(self._options, element)
-      # Another attempt, or the same input in another window, may have the id.
+      # Another attempt, or another transform, may have the id in flight.
       request = self._inputs.request(uuid.uuid4().hex, element)
     except ValueError as e:
-      error = f'invalid: {e}'
-    name = (window, request_id)
-    if error is None and name in self._flights:
-      error = f'duplicate: The request id {request_id!r} is in flight already.'
+      error, failure = f'invalid: {e}', e
+    names = {(window, request_id) for window in windowed_value.windows}
+    if not self._names.isdisjoint(names):
+      error = error or duplicate_of(request_id)
+      # Folds would take the chunk for one of the other input.
+      request_id = f'{request_id}-duplicate-{uuid.uuid4().hex}'
+      before = Emitted()
     stream = ResultStream(
         request_id,
         self._inputs.example_of(element),
@@ -145,36 +159,56 @@ class InBundleDoFn(beam.DoFn):
       self._metrics.last(chunk)
       yield from emit(chunk)
       return
-    flight = Flight(request, stream, self._lease, emit, self._clock)
-    flight.submit()
-    self._flights[name] = flight
-    queued = sum(f.stream.first_made is None for f in self._flights.values())
-    self._metrics.submitted(len(self._flights), queued)
+    self._names |= names
+    flights.append(
+        Flight(request, stream, self._lease, names, emit, self._clock))
 
-  def _drain(self, most):
-    """Emits what comes until no more inputs than that are in flight."""
-    while len(self._flights) > most:
-      emitted = False
-      for output in self._advance():
-        emitted = True
-        yield output
-      if not emitted and len(self._flights) > most:
-        self._lease.session().wait(_WAIT_SECS)
+  def _submit(self, flights):
+    """Submits what was admitted; emits what comes until it may be in flight."""
+    if not flights:
+      return
+    in_flight, limit = self._lease.in_flight, self._options.max_in_flight
+    while not in_flight.add(self, len(flights), limit):
+      yield from self._advance_or_wait()
+    self._flights += flights
+    if self._batched and not any(f.stream.transcript.tokens for f in flights):
+      session = self._lease.use()
+      session.submit_batch([f.request for f in flights], self._by_length)
+      for flight in flights:
+        flight.was_submitted(session)
+    else:
+      for flight in flights:
+        flight.submit()
+    queued = sum(f.stream.first_made is None for f in self._flights)
+    for _ in flights:
+      self._metrics.submitted(len(in_flight), queued)
+
+  def _advance_or_wait(self):
+    emitted = False
+    for output in self._advance():
+      emitted = True
+      yield output
+    if not emitted:
+      self._lease.session().wait(_WAIT_SECS)
 
   def _advance(self):
-    for name, flight in list(self._flights.items()):
+    for flight in list(self._flights):
       chunk = flight.advance(self._metrics)
-      if chunk is not None:
-        if chunk.is_last:
-          del self._flights[name]
-        yield from flight.emit(chunk)
+      if chunk is None:
+        continue
+      if chunk.is_last:
+        self._flights.remove(flight)
+        self._names -= flight.names
+        self._lease.in_flight.remove(self)
+      yield from flight.emit(chunk)
 
-  def _outputs(self, element, chunk, timestamp, window):
-    def windowed(value):
-      return windowed_value.WindowedValue(value, timestamp, (window, ))
-
-    yield windowed(self._inputs.with_key(element, chunk))
-    if chunk.error is not None and self._dead_letters:
-      # As ParDo.with_exception_handling has it.
-      failed = ([element], (RuntimeError, chunk.error, [chunk.error]))
-      yield beam.pvalue.TaggedOutput(FAILED, windowed(failed))
+  def _outputs(self, element, chunk, windowed_value, failure):
+    outputs = [chunk]
+    if chunk.error is not None and self._dead_letters is not None:
+      outputs = self._dead_letters.outputs(element, chunk, failure)
+    for output in outputs:
+      if isinstance(output, beam.pvalue.TaggedOutput):
+        yield beam.pvalue.TaggedOutput(
+            output.tag, windowed_value.with_value(output.value))
+      else:
+        yield windowed_value.with_value(self._inputs.with_key(element, output))

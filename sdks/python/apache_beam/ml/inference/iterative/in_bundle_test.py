@@ -18,6 +18,7 @@
 """Tests of chunks that are emitted while a bundle is processed."""
 
 import collections
+import gc
 import threading
 import time
 import unittest
@@ -39,9 +40,11 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import window
+from apache_beam.utils import windowed_value
 
 # What fused consumers saw, and what the engines of tests did, by test.
 seen = collections.defaultdict(list)
+submitted = collections.defaultdict(list)
 saw_a_chunk = collections.defaultdict(lambda: threading.Semaphore(0))
 
 
@@ -101,6 +104,10 @@ def summary(chunks):
   return chunks[-1].example, text.strip(), chunks[-1].finish_reason
 
 
+def _in_the_global_window():
+  return windowed_value.WindowedValue(None, 0, (window.GlobalWindow(), ))
+
+
 def summaries(chunks):
   return (
       chunks
@@ -120,6 +127,7 @@ class LosingSession(BufferedSession):
     self._prompts = {}
 
   def _start(self, request, resume_from):
+    submitted[self._name].append(request.prompt)
     self._prompts[request.request_id] = (request.prompt, resume_from.tokens)
 
   def _stop(self, request_id):
@@ -236,8 +244,47 @@ class InBundleTest(unittest.TestCase):
           words_handler(),
           iterative=IterativeOptions(request_id_fn=lambda _: 'same'))
       ends = chunks | beam.Filter(lambda c: c.is_last) | beam.Map(
-          lambda c: (c.example, c.error_kind))
-      assert_that(ends, equal_to([('a', None), ('b', 'duplicate')]))
+          lambda c: (c.example, c.error_kind, c.request_id.partition('-')[::2]))
+
+      def check(found):
+        (first, (name, second)), = [(a[2], b[2]) for a, b in [sorted(found)]]
+        assert [end[:2] for end in sorted(found)] == [('a', None),
+                                                      ('b', 'duplicate')]
+        # Else its chunk would be taken for one of the other.
+        assert first == ('same', '') and name == 'same' and second, found
+
+      assert_that(ends, check)
+
+  def test_the_same_id_in_two_windows_is_two(self):
+    with pipeline() as p:
+      chunks = (
+          p | beam.Create([('a', 1), ('b', 11)])
+          | beam.MapTuple(lambda text, t: window.TimestampedValue(text, t))
+          | beam.WindowInto(window.FixedWindows(10))
+          | RunInference(
+              LosingHandler(self.name),
+              iterative=IterativeOptions(request_id_fn=lambda _: 'same')))
+      ends = chunks | beam.Filter(lambda c: c.is_last) | beam.Map(
+          lambda c: (c.example, c.error, c.request_id))
+      assert_that(ends, equal_to([('a', None, 'same'), ('b', None, 'same')]))
+
+  def test_two_transforms_share_a_model_and_ids(self):
+    with pipeline() as p:
+      inputs = p | beam.Create(['ab', 'cde'])
+      chunks = [
+          inputs | label >> RunInference(
+              LosingHandler(self.name),
+              model_identifier=self.name,
+              iterative=IterativeOptions(request_id_fn=str))
+          for label in ('One', 'Other')
+      ]
+      for i, each in enumerate(chunks):
+        ends = each | f'End{i}' >> beam.Filter(lambda c: c.is_last)
+        assert_that(
+            ends | f'Map{i}' >> beam.Map(lambda c: (c.request_id, c.error)),
+            equal_to([('ab', None), ('cde', None)]),
+            label=f'check{i}')
+    self.assertEqual(seen[self.name].count('opened'), 1)
 
   def test_a_bad_input_with_an_id_in_flight(self):
     with pipeline() as p:
@@ -245,25 +292,17 @@ class InBundleTest(unittest.TestCase):
           PickyHandler(self.name),
           iterative=IterativeOptions(request_id_fn=lambda _: 'same'))
       errors = chunks | beam.Filter(lambda c: c.error) | beam.Map(
-          lambda c: c.error)
-      assert_that(errors, equal_to(['invalid: it is bad']))
+          lambda c: (c.error, c.request_id == 'same'))
+      assert_that(errors, equal_to([('invalid: it is bad', False)]))
 
   def test_a_bad_input_leaves_its_neighbours_alone(self):
     with pipeline() as p:
-      results, failed = p | beam.Create(['ab', 'bad', 'cde']) | RunInference(
-          PickyHandler(self.name),
-          iterative=IterativeOptions()).with_exception_handling()
+      chunks = p | beam.Create(['ab', 'bad', 'cde']) | RunInference(
+          PickyHandler(self.name), iterative=IterativeOptions())
       assert_that(
-          summaries(results),
+          summaries(chunks),
           equal_to([('ab', 'ab', 'stop'), ('bad', '', 'error'),
                     ('cde', 'cde', 'stop')]))
-      assert_that(
-          failed.failed_inferences,
-          equal_to([
-              (['bad'],
-               (RuntimeError, 'invalid: it is bad', ['invalid: it is bad']))
-          ]),
-          label='failed')
 
   def test_windows_and_timestamps_are_those_of_the_input(self):
     class Describe(beam.DoFn):
@@ -341,11 +380,11 @@ class InBundleTest(unittest.TestCase):
     failed, other = self.do_fn(handler), self.do_fn(handler)
     failed.start_bundle()
     for text in ('abc', 'de'):
-      list(failed.process(text, window.GlobalWindow(), 0))
+      list(failed.process(text, _in_the_global_window()))
     # The bundle fails here, and the next attempt may be sooner than its end.
     next(failed.finish_bundle())
     other.start_bundle()
-    list(other.process('abc', window.GlobalWindow(), 0))
+    list(other.process('abc', _in_the_global_window()))
     # A runner never uses it again.
     failed.teardown()
     self.assertEqual(seen[self.name][-2:], ['stopped abc', 'stopped de'])
@@ -368,12 +407,111 @@ class InBundleTest(unittest.TestCase):
               (float(w.start), chunk.finish_reason)))
       assert_that(ends, equal_to([(0.0, 'stop'), (5.0, 'stop')]))
 
+  def test_an_input_in_two_windows_is_generated_for_once(self):
+    for request_id_fn in (None, str):
+      with self.subTest(request_id_fn), pipeline() as p:
+        submitted[self.name] = []
+        chunks = (
+            p | beam.Create([window.TimestampedValue('abcdef', 7)])
+            | beam.Map(lambda value: value)
+            | beam.WindowInto(window.SlidingWindows(10, 5))
+            | RunInference(
+                LosingHandler(self.name),
+                iterative=IterativeOptions(request_id_fn=request_id_fn)))
+        texts = (
+            chunks
+            | beam.Map(
+                lambda chunk, w=beam.DoFn.WindowParam, t=beam.DoFn.
+                TimestampParam: ((float(w.start), float(t)),
+                                 (chunk.index, chunk.text)))
+            | 'All' >> beam.WindowInto(window.GlobalWindows())
+            | beam.GroupByKey()
+            | beam.MapTuple(
+                lambda key, parts: (key, ''.join(t for _, t in sorted(parts)))))
+        assert_that(
+            texts, equal_to([((0.0, 7.0), 'abcdef'), ((5.0, 7.0), 'abcdef')]))
+      self.assertEqual(submitted[self.name], ['abcdef'])
+
+  def test_requests_in_flight_count_for_the_whole_process(self):
+    # Two bundles of a process, in two threads.
+    handler = LosingHandler(self.name)
+    one, other = (self.do_fn(handler, max_in_flight=3) for _ in range(2))
+    one.start_bundle()
+    other.start_bundle()
+    for text in ('abc', 'de'):
+      list(one.process(text, _in_the_global_window()))
+    list(other.process('fg', _in_the_global_window()))
+    counts = []
+    for output in one.process('hi', _in_the_global_window()):
+      counts.append(len(one._lease.in_flight))
+    self.assertLessEqual(max(counts), 3)
+    # The other bundle cannot go on before this one, or the other way around.
+    finished = one.finish_bundle()
+    list(other.process('jk', _in_the_global_window()))
+    self.assertEqual(len(one._lease.in_flight), 3)
+    list(other.finish_bundle())
+    list(finished)
+    self.assertEqual(len(one._lease.in_flight), 0)
+    for do_fn in (one, other):
+      do_fn.teardown()
+
+  def test_what_a_bundle_that_failed_had_in_flight_does_not_count(self):
+    handler = LosingHandler(self.name)
+    failed, other = (self.do_fn(handler, max_in_flight=2) for _ in range(2))
+    failed.start_bundle()
+    for text in ('abc', 'de'):
+      list(failed.process(text, _in_the_global_window()))
+    failed.teardown()
+    list(other.process('fg', _in_the_global_window()))
+    self.assertEqual(len(other._lease.in_flight), 1)
+    # One whose runner forgets to tear it down.
+    gone = self.do_fn(handler, max_in_flight=2)
+    list(gone.process('hi', _in_the_global_window()))
+    self.assertEqual(len(other._lease.in_flight), 2)
+    del gone
+    gc.collect()
+    self.assertEqual(len(other._lease.in_flight), 1)
+    other.teardown()
+
+  def test_a_setup_that_fails_holds_nothing(self):
+    class Failing(LosingHandler):
+      def open_session(self):
+        if submitted[self._name]:
+          return super().open_session()
+        raise RuntimeError('no memory')
+
+    handler = Failing(self.name)
+    submitted[self.name] = []
+    for _ in range(3):
+      do_fn = InBundleDoFn(
+          Inputs(handler, False, {}), IterativeOptions(), self.name, 'here')
+      with self.assertRaisesRegex(RuntimeError, 'no memory'):
+        do_fn.setup()
+      do_fn.teardown()
+    submitted[self.name].append('now it opens')
+    do_fn = self.do_fn(handler)
+    session = do_fn._lease.session()
+    do_fn.teardown()
+    self.assertFalse(session.is_alive)
+
+  def test_a_model_outlives_a_short_idle_time(self):
+    for idle_secs, opened in ((30.0, 1), (0.0, 4)):
+      seen.pop(self.name, None)
+      for text in ('abc', 'de', 'f', 'g'):
+        do_fn = self.do_fn(
+            LosingHandler(self.name), session_idle_secs=idle_secs)
+        list(do_fn.process(text, _in_the_global_window()))
+        list(do_fn.finish_bundle())
+        do_fn.teardown()
+      self.assertEqual(seen[self.name].count('opened'), opened)
+      self.name += ' without'
+
   def test_the_time_limit_of_a_text_whose_chunks_are_always_there(self):
     now = [100.0]
     do_fn = self.do_fn(
         EagerHandler(self.name), lambda: now[0], request_timeout_secs=2.0)
     do_fn.start_bundle()
-    outputs = list(do_fn.process('a long text', window.GlobalWindow(), 0))
+    outputs = list(do_fn.process('a long text', _in_the_global_window()))
     for output in do_fn.finish_bundle():
       outputs.append(output)
       # What is fused behind it takes so long.

@@ -21,13 +21,17 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
 
+from apache_beam.ml.inference.iterative.stop_strings import find_stop
+from apache_beam.ml.inference.iterative.stop_strings import may_be_stop
+
 __all__ = ['IncrementalText']
 
 # What decoders put in the place of bytes that are no character (yet).
 _REPLACEMENT = '\ufffd'
-# The bytes that can be missing their last: UTF-8 has up to 4 a character, and
-# some decoders put a replacement for each.
-_MAX_INCOMPLETE = 3
+# A character of UTF-8 lacks up to 3 bytes, and some decoders put a replacement
+# for each of its bytes and of those before it, also of blanks. More than that
+# are no text.
+_MAX_INCOMPLETE = 16
 
 
 class IncrementalText:
@@ -59,6 +63,8 @@ class IncrementalText:
     # blank of a first word, so that words need the one before.
     self._context: list[int] = []
     self._context_text = ''
+    # The last of them.
+    self._last: list[int] = []
     self._pending: list[int] = []
     # Characters of the text of _pending that were taken.
     self._taken = 0
@@ -87,8 +93,14 @@ class IncrementalText:
     whole = text[:len(text) - _incomplete(text)]
     piece = self._take(whole)
     if text and whole == text:
-      self._context, self._pending = self._pending, []
+      # A context needs a text, which a blank alone may not have.
+      for before in ([], self._last, self._context):
+        context = before + self._pending
+        if self._decode(context):
+          break
+      self._context = context
       self._context_text = self._decode(self._context)
+      self._last, self._pending = self._pending, []
       self._taken = 0
     return piece
 
@@ -108,28 +120,17 @@ class IncrementalText:
 
   def _up_to_stop(self, piece: str) -> str:
     text = self._held + piece
-    starts = [(text.find(stop), stop) for stop in self._stop]
-    found = [(at + len(stop), at) for at, stop in starts if at >= 0]
-    if found:
+    start = find_stop(text, self._stop)
+    if start is not None:
       self.is_stopped = True
       self._held = ''
-      # The one that is complete first, however the text was cut into pieces.
-      _, start = min(found)
       return text[:start]
-    length = max((_overlap(text, stop) for stop in self._stop), default=0)
-    self._held = text[len(text) - length:]
-    return text[:len(text) - length]
+    certain = len(text) - may_be_stop(text, self._stop)
+    self._held = text[certain:]
+    return text[:certain]
 
 
 def _incomplete(text: str) -> int:
   """How many of the last characters may still change."""
   run = len(text) - len(text.rstrip(_REPLACEMENT))
   return min(run, _MAX_INCOMPLETE)
-
-
-def _overlap(text: str, stop: str) -> int:
-  """The length of the longest end of the text that starts the stop string."""
-  for length in range(min(len(text), len(stop) - 1), 0, -1):
-    if stop.startswith(text[-length:]):
-      return length
-  return 0

@@ -113,8 +113,8 @@ class IncrementalTextTest(unittest.TestCase):
     pieces = [stream.add([i]) for i in ids]
     # The vocabulary lacks a few bytes, so not each text has ids.
     if decode(ids) == text:
-      # Its own U+FFFD look like bytes that lack others, which are 3 at most.
-      odd = min(len(text) - len(text.rstrip('\ufffd')), 3)
+      # Its own U+FFFD look like bytes that lack others.
+      odd = len(text) - len(text.rstrip('\ufffd'))
       self.assertEqual(''.join(pieces), text[:len(text) - odd])
 
   @settings(deadline=None, max_examples=300)
@@ -152,12 +152,23 @@ class IncrementalTextTest(unittest.TestCase):
     self.assertEqual(stream.add(TOKENIZER('the en')['input_ids']), 'the ')
     self.assertEqual(stream.add(TOKENIZER('emy')['input_ids']), 'enemy')
 
+  def test_a_blank_and_an_emoji_in_bytes(self):
+    # What a decoder like Llama 2's shows for it until its last byte.
+    fallback = byte_fallback_decode()
+    ids = [260, 0x20, *'🦜'.encode()]
+    self.assertEqual(fallback(ids[:-1]), 'not����')
+    stream = IncrementalText(fallback)
+    self.assertEqual([stream.add([i]) for i in ids],
+                     ['not', ' ', '', '', '', '🦜'])
+    self.assertEqual(stream.finish(), '')
+
   @settings(deadline=None, max_examples=200)
   @given(
       st.lists(
           st.one_of(
               st.integers(256, 260).map(lambda i: [i]),
-              st.sampled_from('🦜é').map(lambda c: list(c.encode())),
+              # Also blanks and letters, which have tokens of their own.
+              st.sampled_from('🦜é日 a').map(lambda c: list(c.encode())),
               # The special token.
               st.just([262])),
           max_size=8).map(lambda lists: list(itertools.chain(*lists))),
@@ -192,6 +203,20 @@ class IncrementalTextTest(unittest.TestCase):
     for i in ids:
       stream.add([i])
     self.assertLess(decoded, 10 * len(ids))
+
+  def test_cost_does_not_grow_with_blanks(self):
+    fallback, decoded = byte_fallback_decode(), 0
+
+    def counting(ids):
+      nonlocal decoded
+      decoded += len(ids)
+      return fallback(ids)
+
+    ids = [260] + [0x20] * 300
+    self.assertEqual(
+        ''.join(pieces_of(ids, range(300), IncrementalText(counting))),
+        fallback(ids))
+    self.assertLess(decoded, 20 * len(ids))
 
 
 if __name__ == '__main__':

@@ -19,6 +19,7 @@
 
 import dataclasses
 import uuid
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ from apache_beam.ml.inference.iterative.handler import SupportsSessions
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.session import Request
 
-__all__ = ['Inputs', 'emitted_before', 'request_id_of']
+__all__ = ['Inputs', 'duplicate_of', 'emitted_before', 'request_id_of']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +40,12 @@ class Inputs:
     keyed: whether elements are (key, example) pairs; None: those that are
       tuples, as MaybeKeyedModelHandler has it.
     inference_args: those of RunInference.
+    length_fn: of an element, where the session is to form batches by length.
   """
   handler: SupportsSessions
   keyed: bool | None
   inference_args: Mapping[str, Any]
+  length_fn: Callable[[Any], int] | None = None
 
   def is_keyed(self, element: Any) -> bool:
     return isinstance(element, tuple) if self.keyed is None else self.keyed
@@ -62,7 +65,14 @@ class Inputs:
       raise
     except Exception as e:
       raise ValueError(f'{example!r:.200} makes no prompt: {e!r}') from e
-    return Request(request_id, prompt, self.inference_args)
+    length = None
+    if self.length_fn is not None:
+      try:
+        length = self.length_fn(element)
+      except Exception as e:
+        raise ValueError(
+            f'the length of {example!r:.200} cannot be told: {e!r}') from e
+    return Request(request_id, prompt, self.inference_args, length=length)
 
 
 def request_id_of(options: IterativeOptions, element: Any) -> str:
@@ -107,3 +117,10 @@ def emitted_before(options: IterativeOptions, element: Any) -> Emitted:
         f'emitted_fn says that {element!r:.200} is finished. Filter such inputs '
         'out')
   return emitted
+
+
+def duplicate_of(request_id: str) -> str:
+  """The error of an input whose request id another one has in flight."""
+  return (
+      f'duplicate: The request id {request_id!r} is in flight already. Let '
+      'request_id_fn give each input one of its own.')

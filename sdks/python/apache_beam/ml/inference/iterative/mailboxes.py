@@ -23,6 +23,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from apache_beam.ml.inference.iterative.session import Delta
 from apache_beam.ml.inference.iterative.session import DuplicateRequest
 from apache_beam.ml.inference.iterative.session import Request
@@ -30,6 +32,39 @@ from apache_beam.ml.inference.iterative.session import Session
 from apache_beam.ml.inference.iterative.session import Transcript
 
 __all__ = ['BufferedSession']
+
+
+class _Pending:
+  """What was made for a request since it was last asked for."""
+  __slots__ = ('deltas', 'tokens', '_shape')
+
+  def __init__(self):
+    self.deltas: list[Delta] = []
+    self.tokens = 0
+    self._shape = None
+
+  def add(self, delta):
+    """Raises ValueError if its values cannot be joined with those before."""
+    if delta.values is not None:
+      shape = np.atleast_1d(delta.values).shape[1:]
+      if self._shape not in (None, shape):
+        raise ValueError(
+            'The values of a request are joined along their first axis, so all '
+            f'of them have the other axes of the first, {self._shape}, not '
+            f'{shape}.')
+      self._shape = shape
+    self.deltas.append(delta)
+    self.tokens += delta.tokens
+
+  @property
+  def has_ended(self):
+    return bool(self.deltas) and self.deltas[-1].finish_reason is not None
+
+  def summary(self):
+    return Delta(
+        tokens=self.tokens,
+        started=self.deltas[0].started,
+        made=self.deltas[-1].made)
 
 
 class BufferedSession(Session):
@@ -45,8 +80,9 @@ class BufferedSession(Session):
   def __init__(self, clock: Callable[[], float] = time.monotonic):
     self._clock = clock
     self._changed = threading.Condition()
-    # None: nothing was made yet, or it was taken.
-    self._waiting: dict[str, Delta | None] = {}
+    # What was made for a request and not taken. Joined when it is taken, since
+    # joining at each push would take time by the square of the number.
+    self._waiting: dict[str, _Pending] = {}
     self._pushes = 0
     # Bundles of several threads share a session; each is told of all news.
     self._seen_by_thread = threading.local()
@@ -67,7 +103,7 @@ class BufferedSession(Session):
         raise DuplicateRequest(
             f'The request id {request_id!r} is in flight already. Let '
             'request_id_fn give each input one of its own.')
-      self._waiting[request_id] = None
+      self._waiting[request_id] = _Pending()
       closed = self._closed
     if closed:
       self._fail(request_id, 'engine: the session is closed', is_lost=True)
@@ -88,20 +124,20 @@ class BufferedSession(Session):
 
   def poll(self, request_id, timeout=0.0, ready=None):
     def can_be_taken():
-      delta = self._waiting[request_id]
-      return delta is not None and (
-          ready is None or delta.finish_reason is not None or ready(delta))
+      pending = self._waiting[request_id]
+      return bool(pending.deltas) and (
+          ready is None or pending.has_ended or ready(pending.summary()))
 
     with self._changed:
       if not can_be_taken() and not (timeout > 0 and self._changed.wait_for(
           can_be_taken, timeout)):
         return None
-      delta = self._waiting[request_id]
-      if delta.finish_reason is None:
-        self._waiting[request_id] = None
-      else:
+      pending = self._waiting[request_id]
+      if pending.has_ended:
         del self._waiting[request_id]
-      return delta
+      else:
+        self._waiting[request_id] = _Pending()
+    return Delta.join(pending.deltas)
 
   def knows(self, request_id):
     return request_id in self._waiting
@@ -115,8 +151,8 @@ class BufferedSession(Session):
 
   def cancel(self, request_id):
     with self._changed:
-      delta = self._waiting.pop(request_id, self)
-    if delta is None or delta is not self and delta.finish_reason is None:
+      pending = self._waiting.pop(request_id, None)
+    if pending is not None and not pending.has_ended:
       self._stop(request_id)
 
   @property
@@ -128,8 +164,7 @@ class BufferedSession(Session):
     with self._changed:
       self._closed = True
       unfinished = [
-          key for key, delta in self._waiting.items()
-          if delta is None or delta.finish_reason is None
+          key for key, pending in self._waiting.items() if not pending.has_ended
       ]
     for request_id in unfinished:
       self._fail(request_id, 'engine: the session was closed', is_lost=True)
@@ -144,10 +179,10 @@ class BufferedSession(Session):
     delta = dataclasses.replace(
         delta, started=delta.started or now, made=delta.made or now)
     with self._changed:
-      before = self._waiting.get(request_id, self)
-      if before is self or before is not None and before.finish_reason:
+      pending = self._waiting.get(request_id)
+      if pending is None or pending.has_ended:
         return False
-      self._waiting[request_id] = delta if before is None else before + delta
+      pending.add(delta)
       self._pushes += 1
       self._changed.notify_all()
       return True

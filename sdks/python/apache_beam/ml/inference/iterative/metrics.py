@@ -73,10 +73,10 @@ class IterativeMetrics:
     self.count('chunks')
     self.count('tokens', delta.tokens)
     self.count('retries', delta.retries)
-    if delta.tokens and made_before is None:
+    if delta.tokens > 0 and made_before is None:
       self._msec('ttft_msec', stream.first_made - stream.submitted)
       self._msec('ttft_from_arrival_msec', stream.first_made - stream.arrived)
-    elif delta.tokens:
+    elif delta.tokens > 0:
       between = delta.made - made_before
       self._msec('inter_chunk_msec', between)
       self._msec('inter_token_msec', between / delta.tokens)

@@ -18,6 +18,7 @@
 """Prompts and sampling parameters of OpenAI-compatible servers."""
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     'check_int',
     'check_number',
     'check_prompt',
+    'is_constrained',
     'stop_strings',
     'token_limit',
 ]
@@ -34,6 +36,11 @@ __all__ = [
 # from a transcript has a limit too.
 DEFAULT_MAX_TOKENS = 16
 
+# Fields by which servers take grammars, schemas and tools.
+_GRAMMAR = re.compile(
+    '^(response_format|structured_outputs?|guided_.*|grammar|ebnf|regex|json|'
+    'json_schema|choice|tools|functions|guidance)$')
+_KEY = re.compile('api_?key|authorization', re.I)
 _NUMBERS = {
     'temperature': (0, 2),
     'top_p': (0, 1),
@@ -111,6 +118,16 @@ def stop_strings(args: Mapping[str, Any]) -> tuple[str, ...]:
   return (stop, ) if isinstance(stop, str) else tuple(stop)
 
 
+def is_constrained(args: Mapping[str, Any]) -> bool:
+  """Whether a text follows a grammar, which starts anew with each call."""
+  return any(
+      # An empty schema is one; text is none.
+      _GRAMMAR.search(name) and value not in (
+          None, False, [], {
+              'type': 'text'
+          }) for name, value in (args.get('extra_body') or {}).items())
+
+
 def check_int(name: str, value: Any, least: int) -> None:
   """Raises TypeError or ValueError unless it is an int from least."""
   _check_any_int(name, value)
@@ -171,6 +188,12 @@ def _check_extra_body(name: str, value: Any) -> None:
     raise ValueError(
         f'inference_args: {name} holds {", ".join(taken)}, which Beam sets, or '
         'which is not for one text per input.')
+  keys = sorted(key for key in value if _KEY.fullmatch(str(key)))
+  if keys:
+    raise ValueError(
+        f'inference_args: {name} holds {", ".join(keys)}, and a key in it would '
+        'be a part of the pipeline. Name the environment variable of the '
+        'workers that holds the key with api_key_env.')
   for known in sorted(_CHECKS.keys() & value.keys()):
     _check(known, value[known])
 

@@ -15,32 +15,41 @@
 # limitations under the License.
 #
 
-"""Calls of an OpenAI-compatible server, bounded in size and in time."""
+"""Calls of an OpenAI-compatible server, bounded in size and in time.
+
+By httpx alone: OpenAI's own client sends what it finds in the environment, and
+hides the words of a refusal.
+"""
 
 import dataclasses
+import importlib
+import importlib.util
 import json
 import ssl
-import sys
 import time
 from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
-import openai
-
 from apache_beam.ml.inference.iterative import openai_protocol
+from apache_beam.ml.inference.iterative.api_keys import hide_keys
 from apache_beam.ml.inference.iterative.backoff import retry_after_secs
-from apache_beam.ml.inference.iterative.openai_protocol import CallFailed
+from apache_beam.ml.inference.iterative.openai_failures import CallFailed
+from apache_beam.ml.inference.iterative.openai_failures import failure_of
 from apache_beam.ml.inference.iterative.openai_protocol import Event
 from apache_beam.ml.inference.iterative.server_sent_events import EventReader
 from apache_beam.ml.inference.iterative.server_sent_events import EventTooLarge
 
 __all__ = ['OpenAIClient', 'ServerLimits']
 
-# httpx2, or httpx for an older openai.
-_http = sys.modules[
-    openai.DefaultAsyncHttpxClient.__mro__[-2].__module__.partition('.')[0]]
+# OpenAI's client brings one of them; their names are the same.
+_http: Any = importlib.import_module(
+    'httpx2' if importlib.util.find_spec('httpx2') else 'httpx')
+_PATHS = {'completions': '/completions', 'chat': '/chat/completions'}
+# Of an error that is shown.
+_MAX_MESSAGE = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +79,11 @@ class ServerLimits:
             f'ServerLimits({field.name}={value!r}): must be positive.')
 
 
-class _BodyTooLarge(Exception):
-  pass
-
-
 class OpenAIClient:
   """One client and connection pool; its methods raise CallFailed alone.
 
-  Certificates are verified always, by what httpx and SSL_CERT_FILE trust.
+  Certificates are verified always, by what httpx and SSL_CERT_FILE trust. Of
+  the environment, only that and the proxies are used.
 
   Args:
     base_url: with its /v1.
@@ -97,74 +103,75 @@ class OpenAIClient:
     # What no message may show.
     self._secret = api_key
     self._limits = limits
-    self._root = base_url.rstrip('/').removesuffix('/v1')
-    self._client = openai.AsyncOpenAI(
-        base_url=base_url,
-        # The client wants one; so does Beam's vLLM handler send this.
-        api_key=api_key or 'EMPTY',
-        # One place retries: the session.
-        max_retries=0,
-        default_headers={'Accept-Encoding': 'identity'},
-        http_client=openai.DefaultAsyncHttpxClient(
-            # A key is for the server that it was given for.
-            follow_redirects=False,
-            timeout=openai.Timeout(
-                limits.read_timeout_secs,
-                connect=limits.connect_timeout_secs,
-                pool=None),
-            limits=_http.Limits(
-                max_connections=None, max_keepalive_connections=256),
-            event_hooks={'response': [self._bound]}))
+    self._url = base_url.rstrip('/')
+    headers = {'Accept-Encoding': 'identity', 'User-Agent': 'apache-beam'}
+    if api_key:
+      headers['Authorization'] = f'Bearer {api_key}'
+    self._client = _http.AsyncClient(
+        headers=headers,
+        # A key is for the server that it was given for.
+        follow_redirects=False,
+        timeout=_http.Timeout(
+            limits.read_timeout_secs,
+            connect=limits.connect_timeout_secs,
+            pool=None),
+        limits=_http.Limits(
+            max_connections=None, max_keepalive_connections=256))
 
   async def close(self) -> None:
-    await self._client.close()
+    await self._client.aclose()
 
-  async def stream(
-      self, endpoint: str,
-      body: Mapping[str, Any]) -> AsyncGenerator[Event | None, None]:
-    """Generates; None stands for the mark at the end of a stream."""
-    body = dict(body)
-    if endpoint == 'completions':
-      create, name = self._client.completions, 'prompt'
-    else:
-      create, name = self._client.chat.completions, 'messages'
-    call = create.with_streaming_response.create(
-        model=self._model,
-        stream=True,
-        extra_body=body,
-        **{name: body.pop(name)})
+  async def stream(self, endpoint: str,
+                   body: Mapping[str, Any]) -> AsyncGenerator[Event, None]:
+    """Generates; an event that says nothing stands for a sign of life."""
+    body = {'model': self._model, 'stream': True, **body}
+    url = self._url + _PATHS[endpoint]
+    reader, broken = EventReader(self._limits.max_event_bytes), None
     try:
-      async with call as response:
-        if 'json' in response.headers.get('content-type', ''):
-          # An error, or the whole answer of a server that does not stream.
-          yield openai_protocol.read_event(await response.read())
-          return
-        reader = EventReader(self._limits.max_event_bytes)
-        async for received in response.iter_bytes():
-          for data in reader.feed(received):
-            if data.strip() == b'[DONE]':
-              yield None
-            else:
-              yield openai_protocol.read_event(data)
+      async with self._client.stream('POST', url, json=body) as response:
+        try:
+          async for received in self._receive(response):
+            events = reader.feed(received)
+            for name, data in events:
+              yield self._read(data, name)
+            if not events:
+              yield Event()
+        except _http.RequestError as e:
+          broken = e
+        # What broke off may have been complete but for an empty line.
+        for name, data in reader.end():
+          if broken is None or not isinstance(data, bytes):
+            event = self._read(data, name)
+            yield event
+            if not reader.is_stream:
+              if not event.has_choice:
+                raise openai_protocol.no_completion(data)
+              yield Event(is_done=True, is_whole=True)
+        if broken is not None:
+          raise broken
     except Exception as e:
       raise self._failure(e) from None
 
-  async def serves_by_vllm(self) -> bool:
-    """Whether the server says so in its list of models.
+  async def owner(self) -> str | None:
+    """Who owns the model, as the server's list says: 'vllm' is one.
 
     Raises:
       CallFailed: if it may say it later.
     """
     try:
-      models = await self._client.models.list(
-          timeout=self._limits.connect_timeout_secs)
-      return any(model.owned_by == 'vllm' for model in models.data)
-    except Exception as e:  # pylint: disable=broad-except
-      failure = self._failure(e)
-      if failure.is_retriable:
-        raise failure from None
-      # Many servers have no such list; calls will tell what is wrong.
-      return False
+      models = await self._json('GET', self._url + '/models')
+      return next((
+          model.get('owned_by')
+          for model in models['data'] if model.get('id') == self._model),
+                  None)
+    except CallFailed as e:
+      # 500 is the list's own, such as that of transformers without a cache.
+      if e.is_retriable and not e.message.startswith('500'):
+        raise
+    except (TypeError, LookupError, AttributeError):
+      pass
+    # Many servers have no such list; calls will tell what is wrong.
+    return None
 
   async def tokenize(self, prompt: str) -> tuple[int, ...]:
     """Asks vLLM for the token ids of a prompt."""
@@ -175,80 +182,88 @@ class OpenAIClient:
     answer = await self._post('/detokenize', {'tokens': list(token_ids)})
     return answer['prompt']
 
-  async def _post(self, path: str, body: Mapping[str, Any]) -> Mapping:
+  async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+    url = self._url.removesuffix('/v1') + path
+    return await self._json('POST', url, json={'model': self._model, **body})
+
+  async def _json(self, method: str, url: str, **kwargs) -> Any:
     try:
-      return await self._client.post(
-          self._root + path,
-          body={
-              'model': self._model, **body
-          },
-          cast_to=object)
+      async with self._client.stream(method, url, **kwargs) as response:
+        return json.loads(
+            b''.join([part async for part in self._receive(response)]))
     except Exception as e:
       raise self._failure(e) from None
 
-  async def _bound(self, response) -> None:
-    response.stream = _BoundedStream(
-        response.stream, self._limits.max_body_bytes)
+  async def _receive(self, response) -> AsyncIterator[bytes]:
+    """The body of a good answer.
+
+    Raises:
+      CallFailed: if it is none, or too large.
+    """
+    size, refused = 0, []
+    async for part in response.aiter_bytes():
+      size += len(part)
+      if size > self._limits.max_body_bytes:
+        raise CallFailed(
+            'malformed',
+            f'the answer exceeds {self._limits.max_body_bytes} bytes')
+      if response.is_success:
+        yield part
+      else:
+        refused.append(part)
+    if not response.is_success:
+      raise self._refusal(response, b''.join(refused))
+
+  def _refusal(self, response, body: bytes) -> CallFailed:
+    answer: Any = body
+    try:
+      answer = json.loads(body)
+    except (ValueError, RecursionError):
+      pass
+    if response.is_redirect and response.headers.get('location'):
+      # Without a user or a query, which may hold a key.
+      url = response.request.url.join(response.headers['location'])
+      path = url.path.removesuffix('/completions').removesuffix('/chat')
+      target = f'{url.scheme}://{url.netloc.decode()}{path}'
+      answer = f'the server redirects to {target}; give that as base_url'
+    failure = failure_of(
+        answer,
+        response.status_code,
+        retry_after_secs(response.headers, time.time()),
+        self._key_name)
+    # OpenAI's and Anthropic's own word.
+    if response.headers.get('x-should-retry') == 'false':
+      failure.is_retriable = False
+    return failure
+
+  def _read(self, data: Any, name: str) -> Event:
+    event = openai_protocol.read_event(data, name)
+    if event.failed is not None:
+      raise failure_of(event.failed, key_name=self._key_name)
+    return event
 
   def _failure(self, error: Exception) -> CallFailed:
-    """What an exception of the client means."""
+    """What an exception means, without a key."""
+    kind, again, cause = 'engine', False, error.__cause__ or error
+    message = f'{type(cause).__name__}, {cause}'
+    after, named = None, ()
     if isinstance(error, CallFailed):
-      return CallFailed(
-          error.kind,
-          self._hide(error.message),
-          error.is_retriable,
-          error.retry_after)
-    if isinstance(error, openai.APIStatusError):
-      headers = error.response.headers
-      return openai_protocol.failure_of_status(
-          error.status_code,
-          self._hide(error.message),
-          error.code,
-          retry_after_secs(headers.get('retry-after'), time.time()),
-          self._key_name)
-    if isinstance(error, EventTooLarge):
-      return CallFailed('malformed', str(error))
-    if isinstance(error, _BodyTooLarge):
-      return CallFailed(
-          'malformed',
-          f'the answer exceeds {self._limits.max_body_bytes} bytes')
-    if isinstance(error, json.JSONDecodeError):
-      return CallFailed('malformed', 'the server sent no JSON')
-    if isinstance(error, (openai.APITimeoutError, _http.TimeoutException)):
-      return CallFailed(
-          'timeout',
+      kind, message, again = error.kind, error.message, error.is_retriable
+      after, named = error.retry_after, error.named
+    elif isinstance(error, EventTooLarge):
+      kind, message = 'malformed', str(error)
+    elif isinstance(error, json.JSONDecodeError):
+      kind, message = 'malformed', 'the server sent no JSON'
+    elif isinstance(error, _http.TimeoutException):
+      kind, again = 'timeout', True
+      message = (
           'the server did not take the connection within '
           f'{self._limits.connect_timeout_secs} s, or was silent for '
-          f'{self._limits.read_timeout_secs} s',
-          True)
-    if isinstance(error, (openai.APIConnectionError, _http.RequestError)):
-      cause = error.__cause__ or error
-      return CallFailed(
-          'connection',
-          f'{type(cause).__name__}, {self._hide(str(cause))}'[:500],
-          not _is_of_certificate(error))
-    return CallFailed(
-        'engine', f'{type(error).__name__}, {self._hide(str(error))}'[:500])
-
-  def _hide(self, text: str) -> str:
-    return text.replace(self._secret, '***') if self._secret else text
-
-
-class _BoundedStream(_http.AsyncByteStream):
-  def __init__(self, stream, limit: int):
-    self._stream = stream
-    self._limit = limit
-
-  async def __aiter__(self):
-    size = 0
-    async for part in self._stream:
-      size += len(part)
-      if size > self._limit:
-        raise _BodyTooLarge()
-      yield part
-
-  async def aclose(self):
-    await self._stream.aclose()
+          f'{self._limits.read_timeout_secs} s')
+    elif isinstance(error, _http.RequestError):
+      kind, again = 'connection', not _is_of_certificate(error)
+    message = hide_keys(message, self._secret)[:_MAX_MESSAGE]
+    return CallFailed(kind, message, again, after, named)
 
 
 def _is_of_certificate(error: BaseException | None) -> bool:

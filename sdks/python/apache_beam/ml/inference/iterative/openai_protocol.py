@@ -23,59 +23,77 @@ https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html.
 """
 
 import dataclasses
-import json
+import re
+from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
 
 from apache_beam.ml.inference.iterative.openai_arguments import token_limit
+from apache_beam.ml.inference.iterative.openai_failures import CallFailed
+from apache_beam.ml.inference.iterative.openai_failures import is_failure
+from apache_beam.ml.inference.iterative.server_sent_events import DONE
 from apache_beam.ml.inference.iterative.session import Transcript
 
-__all__ = [
-    'CallFailed',
-    'Event',
-    'failure_of_status',
-    'read_event',
-    'request_body',
-]
+__all__ = ['Event', 'no_completion', 'read_event', 'request_body']
 
-
-class CallFailed(Exception):
-  """A call that did not end well.
-
-  Attributes:
-    kind, message: as in Delta.error.
-    is_retriable: whether the same call may succeed later.
-    retry_after: how long the server wants to be left alone, in seconds.
-  """
-  def __init__(
-      self,
-      kind: str,
-      message: str,
-      is_retriable: bool = False,
-      retry_after: float | None = None):
-    super().__init__(f'{kind}: {message}')
-    self.kind = kind
-    self.message = message
-    self.is_retriable = is_retriable
-    self.retry_after = retry_after
+# Finish reasons of servers, in one spelling; others are errors, so that a text
+# that lacks its end does not pass for a whole one.
+_WHOLE = frozenset((
+    'stop',
+    'stop_sequence',
+    'stop_string',
+    'stop_string_found',
+    'stop_token',
+    'eos',
+    'eos_found',
+    'eos_token',
+    'end_of_text',
+    'end_turn',
+    'end',
+    'complete',
+    'completed',
+    'done',
+    'finished',
+    'normal'))
+_LENGTH = re.compile(
+    'length|max_(.*_)?tokens?|token_limit|context_window|^limit$')
+_TOOLS = frozenset(('tool_calls', 'tool_call', 'tool_use', 'function_call'))
+# Parts of a content, or fields of a delta, that are the model's thoughts.
+_THOUGHT = re.compile('^(reasoning|think|thought)')
+# Parts of a content that say something about its text.
+_NOTES = frozenset(('reference', 'citation', 'citations', 'annotation'))
+_NO_TEXT = ('audio', 'images', 'image')
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-  """What one event of a stream says.
+  """What one event of a stream says; by default nothing.
 
   Attributes:
     text, token_ids: what was made.
-    tokens: how many. Without ids an event is taken for one, also if its text
-      is empty: a part of a character.
-    finish_reason: 'stop' or 'length', if that was the last.
-    prompt_tokens, completion_tokens: of this call, if it says so.
+    tokens: how many at least: one for each word, if there are no ids.
+    refusal: text in which the model refuses.
+    thinks: whether it holds thoughts, which are no part of the text.
+    finish_reason: 'stop', 'length' or 'error', if that was the last.
+    error: with 'error', why.
+    failed: an answer of the server that says that the call has failed.
+    has_choice: whether it is of a completion.
+    is_done: whether it is the mark at the end of a stream,
+    is_whole: or the end of an answer that is no stream.
+    prompt_tokens, completion_tokens: of this call so far, if it says so.
     prompt_ids: the prompt's token ids, if it says so.
   """
   text: str = ''
   token_ids: tuple[int, ...] = ()
   tokens: int = 0
+  refusal: str = ''
+  thinks: bool = False
   finish_reason: str | None = None
+  error: CallFailed | None = None
+  failed: Any = None
+  has_choice: bool = False
+  is_done: bool = False
+  is_whole: bool = False
   prompt_tokens: int | None = None
   completion_tokens: int | None = None
   prompt_ids: tuple[int, ...] = ()
@@ -87,7 +105,8 @@ def request_body(
     args: Mapping[str, Any],
     transcript: Transcript,
     seed: int | None = None,
-    wants_token_ids: bool = False) -> dict[str, Any]:
+    optional: Collection[str] = ('stream_options', 'seed')
+) -> dict[str, Any]:
   """The body of a call, without the model, that goes on from a transcript.
 
   Stop strings are not sent: the session finds them itself, also one that began
@@ -97,7 +116,7 @@ def request_body(
     prompt: as openai_arguments.check_prompt takes it. Going on by token ids,
       those of the prompt; by text, a str or messages.
     transcript: with token ids only if it is to be gone on from by them.
-    wants_token_ids: whether to ask for them, as vLLM allows.
+    optional: those of OPTIONAL_FIELDS that the server is asked for.
   """
   body = {
       key: value
@@ -111,10 +130,13 @@ def request_body(
         if args.get('max_completion_tokens') is not None and
         args.get('max_tokens') is None else 'max_tokens')
     body[name] = limit - transcript.tokens
-  if seed is not None:
+  if seed is not None and 'seed' in optional:
     body.setdefault('seed', seed)
-  body['stream_options'] = {'include_usage': True}
-  if wants_token_ids:
+  if 'stream_options' in optional:
+    body['stream_options'] = {'include_usage': True}
+    if 'continuous_usage_stats' in optional:
+      body['stream_options']['continuous_usage_stats'] = True
+  if 'return_token_ids' in optional:
     body['return_token_ids'] = True
   if endpoint == 'completions':
     if transcript.token_ids:
@@ -138,94 +160,131 @@ def request_body(
   return {**body, **extra}
 
 
-def read_event(data: bytes) -> Event:
-  """Reads an event, or a whole answer that is no stream.
-
-  Raises:
-    CallFailed: if it is an error, or not what it should be.
-  """
-  try:
-    event = json.loads(data)
-    if not isinstance(event, dict):
-      raise TypeError('not an object')
-    if event.get('error'):
-      raise _failure_of_error(event['error'])
-    usage = event.get('usage') or {}
-    choice = (event.get('choices') or [{}])[0]
-    # A whole chat answer has a message, an event a delta.
-    part = choice.get('delta') or choice.get('message') or {}
-    text = choice.get('text', part.get('content')) or ''
-    if not isinstance(text, str):
-      raise TypeError('its text is no str')
-    token_ids = tuple(choice.get('token_ids') or ())
-    finish_reason = _finish_reason(choice.get('finish_reason'))
-    # The first event of a chat says who speaks, the last may say nothing.
-    is_token = text or choice and 'role' not in part and not finish_reason
-    return Event(
-        text,
-        token_ids,
-        len(token_ids) or int(bool(is_token)),
-        finish_reason,
-        usage.get('prompt_tokens'),
-        usage.get('completion_tokens'),
-        tuple(
-            choice.get('prompt_token_ids') or event.get('prompt_token_ids') or
-            ()))
-  except (ValueError, TypeError, AttributeError, LookupError) as e:
-    raise CallFailed(
-        'malformed',
-        f'the server sent {_shown(data)}, which is no event of a '
-        f'completion ({type(e).__name__})') from None
-
-
-def failure_of_status(
-    status: int,
-    message: str,
-    code: Any,
-    retry_after: float | None,
-    key_name: str | None) -> CallFailed:
-  """What an HTTP status other than 2xx means.
+def read_event(data: Any, name: str = '') -> Event:
+  """Reads the data of an event, or a whole answer that is no stream.
 
   Args:
-    code: of the error in the body, if there is one.
-    key_name: of the environment variable that holds the key.
+    data, name: as EventReader gives them.
+
+  Raises:
+    CallFailed: if it is not what it should be, or holds what chunks cannot.
   """
-  if status in (401, 403):
-    # The message of some servers holds a part of the key.
-    held = (
-        f'the key in the environment variable {key_name}'
-        if key_name else 'a request without a key; name the environment '
-        'variable that holds one with api_key_env')
-    return CallFailed('server', f'{status}, the server refuses {held}')
-  message = f'{status}, {message[:500]}'
-  if status == 429:
-    # OpenAI says so to an account without money.
-    return CallFailed(
-        'rate_limit', message, code != 'insufficient_quota', retry_after)
-  if status == 408 or status >= 500:
-    return CallFailed('server', message, True, retry_after)
-  return CallFailed('invalid' if status >= 400 else 'server', message)
+  if data == DONE:
+    return Event(is_done=True)
+  if data in (None, '', b''):
+    return Event()
+  if name == 'error' or isinstance(data, Mapping) and is_failure(data):
+    return Event(failed=data)
+  if isinstance(data, list) and all(isinstance(x, Mapping) for x in data):
+    # As Google's.
+    return Event(failed=data)
+  if isinstance(data, bytes) and name not in ('', 'message'):
+    # Of what is not asked for, such as pings.
+    return Event()
+  try:
+    return _read(data)
+  except (ValueError, TypeError, AttributeError, LookupError) as e:
+    raise no_completion(data) from e
 
 
-def _failure_of_error(error: Any) -> CallFailed:
-  if not isinstance(error, dict):
-    return CallFailed('server', str(error)[:500])
-  code = error.get('code')
-  message = str(error.get('message') or error)[:500]
-  if isinstance(code, int) and code >= 400:
-    return failure_of_status(code, message, error.get('type'), None, None)
-  return CallFailed('server', message)
+def no_completion(data: Any) -> CallFailed:
+  """What it means that a server sent something else than was asked for."""
+  text = data.decode(errors='replace') if isinstance(data, bytes) else str(data)
+  shown = repr(text[:80]) + ('...' if len(text) > 80 else '')
+  return CallFailed(
+      'malformed', f'the server sent {shown} without a completion in it')
 
 
-def _finish_reason(reason: str | None) -> str | None:
-  if reason in (None, '', 'length'):
-    return reason or None
-  if reason in ('content_filter', 'abort', 'error'):
-    # A text that lacks its end must not pass for a whole one.
-    raise CallFailed('server', f'the server ended the text with {reason!r}')
-  return 'stop'
+def _read(event: Mapping[str, Any]) -> Event:
+  choice = (event.get('choices') or [None])[0]
+  prompt_tokens, completion_tokens = _usage(event, choice or {})
+  if choice is None:
+    return Event(
+        prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+  if choice.get('error'):
+    return Event(failed=choice['error'])
+  # A whole chat answer has a message, an event a delta.
+  part = choice.get('delta') or choice.get('message') or {}
+  tools = part.get('tool_calls') or part.get('function_call')
+  if tools:
+    raise _no_text(f'a call of a tool ({_tool_names(tools)})')
+  for kind in _NO_TEXT:
+    if part.get(kind):
+      raise _no_text(kind)
+  text, refusal, thinks = _content(choice.get('text') or part.get('content'))
+  token_ids = tuple(choice.get('token_ids') or ())
+  finish_reason, error = _finish(choice.get('finish_reason'))
+  return Event(
+      text=text,
+      token_ids=token_ids,
+      tokens=len(token_ids) or (max(1, len(text.split())) if text else 0),
+      refusal=refusal + (part.get('refusal') or ''),
+      thinks=thinks or any(part[key] for key in part if _THOUGHT.search(key)),
+      finish_reason=finish_reason,
+      error=error,
+      has_choice=True,
+      prompt_tokens=prompt_tokens,
+      completion_tokens=completion_tokens,
+      prompt_ids=tuple(
+          choice.get('prompt_token_ids') or event.get('prompt_token_ids') or
+          ()))
 
 
-def _shown(data: bytes) -> str:
-  return repr(
-      data[:80].decode(errors='replace')) + ('...' if len(data) > 80 else '')
+def _content(content: Any) -> tuple[str, str, bool]:
+  """The text, the refusal and whether there are thoughts in a content."""
+  text, refusal, thinks = '', '', False
+  for part in content if isinstance(content, list) else [content or '']:
+    if isinstance(part, str):
+      part = {'type': 'text', 'text': part}
+    kind = part.get('type', 'text')
+    if kind in ('text', 'output_text'):
+      text += part.get('text') or ''
+    elif kind == 'refusal':
+      refusal += part['refusal']
+    elif _THOUGHT.search(kind):
+      thinks = True
+    elif kind not in _NOTES:
+      raise _no_text(kind)
+  return text, refusal, thinks
+
+
+def _usage(event, choice) -> tuple[int | None, int | None]:
+  """Tokens of the prompt and of the completion; Groq and Moonshot put them in
+  places of their own."""
+  groq = event.get('x_groq') or {}
+  for usage in (event.get('usage'), choice.get('usage'), groq.get('usage')):
+    if isinstance(usage, Mapping):
+      return tuple(
+          usage.get(name) if isinstance(usage.get(name), int) else None
+          for name in ('prompt_tokens', 'completion_tokens'))
+  return None, None
+
+
+def _finish(reason: Any) -> tuple[str | None, CallFailed | None]:
+  if isinstance(reason, Mapping):
+    reason = reason.get('type')
+  if reason in (None, '', 'null'):
+    return None, None
+  # As in 'FinishReason.STOP', 'endTurn', 'max-tokens'.
+  words = re.sub(r'(?<=[a-z])(?=[A-Z])', '_', str(reason).split('.')[-1])
+  words = words.casefold().replace('-', '_').removeprefix('finish_reason_')
+  if words in _WHOLE:
+    return 'stop', None
+  if _LENGTH.search(words):
+    return 'length', None
+  if words in _TOOLS:
+    return 'error', _no_text('a call of a tool')
+  return 'error', CallFailed(
+      'server', f'the server ended the text with {reason!r}')
+
+
+def _no_text(what: str) -> CallFailed:
+  return CallFailed(
+      'unsupported',
+      f'the server answered with {what}, and chunks carry text alone')
+
+
+def _tool_names(tools: Any) -> str:
+  tools = tools if isinstance(tools, list) else [tools]
+  return ', '.join(
+      str((tool.get('function') or tool).get('name')) for tool in tools)

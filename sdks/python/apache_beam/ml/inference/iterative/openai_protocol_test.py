@@ -20,7 +20,6 @@
 import asyncio
 import datetime
 import email.utils
-import json
 import unittest
 
 from hypothesis import given
@@ -31,12 +30,14 @@ from apache_beam.ml.inference.iterative import openai_protocol
 from apache_beam.ml.inference.iterative.backoff import Backoff
 from apache_beam.ml.inference.iterative.backoff import retry_after_secs
 from apache_beam.ml.inference.iterative.openai_begun_text import BegunText
+from apache_beam.ml.inference.iterative.openai_failures import OPTIONAL_FIELDS
+from apache_beam.ml.inference.iterative.openai_failures import CallFailed
+from apache_beam.ml.inference.iterative.openai_failures import failure_of
 from apache_beam.ml.inference.iterative.received_text import Piece
 from apache_beam.ml.inference.iterative.received_text import ReceivedText
-from apache_beam.ml.inference.iterative.server_sent_events import EventReader
-from apache_beam.ml.inference.iterative.server_sent_events import EventTooLarge
 from apache_beam.ml.inference.iterative.session import Transcript
 
+KINDS = ('malformed', 'server', 'invalid', 'rate_limit', 'unsupported')
 CUTS = st.lists(st.integers(0, 200), max_size=10)
 
 
@@ -67,42 +68,19 @@ class BackoffTest(unittest.TestCase):
                         ('soon', None), ('nan', None), ('inf', None),
                         (date, 9)):
       with self.subTest(value=value):
-        self.assertEqual(secs, retry_after_secs(value, now.timestamp()))
-
-
-class EventReaderTest(unittest.TestCase):
-  @given(
-      st.lists(
-          st.text(
-              st.characters(
-                  exclude_categories=['Cs'], exclude_characters='\r\n'))),
-      st.sampled_from(['\n', '\r', '\r\n']),
-      CUTS)
-  def test_events_are_whole_however_bytes_are_cut(self, texts, newline, cuts):
-    stream = ''.join(
-        f': comment{newline}event: x{newline}data: {text}{newline}{newline}'
-        for text in texts).encode()
-    reader = EventReader(10000)
-    events = []
-    for part in pieces(stream, cuts):
-      events += reader.feed(part)
-    self.assertEqual(texts, [event.decode() for event in events])
-
-  def test_an_event_without_its_end_is_none(self):
-    reader = EventReader(100)
-    self.assertEqual([], reader.feed(b'data: {"half": 1}\n'))
-    self.assertEqual([b'{"half": 1}\ny'], reader.feed(b'data:y\n\ndata: z'))
-
-  def test_memory_is_bounded(self):
-    for parts in ([b'x' * 101], [b'x' * 60] * 2, [b'data: 123456789\n'] * 20):
-      reader = EventReader(100)
-      with self.assertRaises(EventTooLarge):
-        for part in parts:
-          reader.feed(part)
+        headers = {} if value is None else {'retry-after': value}
+        self.assertEqual(secs, retry_after_secs(headers, now.timestamp()))
+    both = {'retry-after': '9', 'retry-after-ms': '250'}
+    self.assertEqual(0.25, retry_after_secs(both, 0))
+    both['retry-after-ms'] = 'soon'
+    self.assertEqual(9, retry_after_secs(both, 0))
 
 
 class ReceivedTextTest(unittest.TestCase):
-  @given(st.text(max_size=100), CUTS, st.lists(st.text(min_size=1), max_size=2))
+  @given(
+      st.text('ab<>') | st.text(max_size=100),
+      CUTS,
+      st.lists(st.text('ab<', min_size=1) | st.text(min_size=1), max_size=2))
   def test_all_is_handed_on_up_to_a_stop_string(self, text, cuts, stop):
     # Cut between the surrogates too, as JSON may.
     units = text.encode('utf-16-le')
@@ -118,15 +96,11 @@ class ReceivedTextTest(unittest.TestCase):
         break
     else:
       handed_on += received.end().text
-    ends = [text.index(s) for s in stop if s in text]
-    self.assertEqual(bool(ends), received.is_stopped)
-    if len(stop) < 2 or not ends:
-      self.assertEqual(text[:min(ends)] if ends else text, handed_on)
-    else:
-      # Of two, the one that ends first was seen first.
-      self.assertTrue(text.startswith(handed_on))
-      for s in stop:
-        self.assertNotIn(s, handed_on)
+    # Of two, that which is complete first, however the text was cut.
+    found = [(text.find(s) + len(s), text.find(s)) for s in stop if s in text]
+    _, end = min(found, default=(None, None))
+    self.assertEqual(bool(found), received.is_stopped)
+    self.assertEqual(text[:end], handed_on)
 
   def test_what_is_uncertain_is_held_back_with_its_tokens(self):
     received = ReceivedText(['<end>'])
@@ -233,48 +207,114 @@ class ProtocolTest(unittest.TestCase):
     self.assertEqual(
         16, body('completions', 'hi', {}, Transcript())['max_tokens'])
 
+  def test_optional_fields_are_left_out(self):
+    def body(*optional):
+      return openai_protocol.request_body(
+          'completions', 'hi', {}, Transcript(), 3, optional)
+
+    self.assertEqual({'prompt': 'hi', 'max_tokens': 16}, body())
+    everything = body(*OPTIONAL_FIELDS)
+    self.assertEqual({
+        'include_usage': True, 'continuous_usage_stats': True
+    },
+                     everything['stream_options'])
+    self.assertEqual((3, True),
+                     (everything['seed'], everything['return_token_ids']))
+
+  def test_what_follows_a_grammar_is_known(self):
+    schema = {'type': 'json_schema', 'json_schema': {}}
+    for extra in ({'response_format': schema}, {'guided_regex': '[0-9]+'},
+                  {'structured_outputs': {'choice': ['a']}
+                   }, {'tools': [{}]}, {'grammar': 'root ::= "a"'}):
+      self.assertTrue(openai_arguments.is_constrained({'extra_body': extra}))
+    for extra in ({}, {'top_k': 3}, {'response_format': {'type': 'text'}},
+                  {'tools': []}):
+      self.assertFalse(openai_arguments.is_constrained({'extra_body': extra}))
+    self.assertFalse(openai_arguments.is_constrained({}))
+
   def test_events_are_read(self):
     def read(**choice):
-      return openai_protocol.read_event(
-          json.dumps({
-              'choices': [choice]
-          }).encode())
+      return openai_protocol.read_event({'choices': [choice]})
 
     self.assertEqual(('a', 1), (read(text='a').text, read(text='a').tokens))
-    # A part of a character is a token, who speaks is none.
-    self.assertEqual(1, read(text='').tokens)
-    self.assertEqual(0, read(delta={'role': 'assistant', 'content': ''}).tokens)
+    # It may be a part of a character, or nothing.
+    self.assertEqual(0, read(text='').tokens)
+    self.assertEqual(3, read(text=' a b c').tokens)
     self.assertEqual('b', read(delta={'content': 'b'}).text)
     self.assertEqual((5, 6), read(text='a', token_ids=[5, 6]).token_ids)
-    for reason, meaning in (('stop', 'stop'), ('length', 'length'),
-                            ('eos_token', 'stop'), (None, None)):
-      self.assertEqual(meaning, read(finish_reason=reason).finish_reason)
-    with self.assertRaisesRegex(openai_protocol.CallFailed, 'content_filter'):
-      read(text='half', finish_reason='content_filter')
+
+  def test_finish_reasons(self):
+    # OpenAI's, Together's, watsonx's, Anthropic's, Google's, Cohere's, LM
+    # Studio's, Mistral's, Z.ai's, DeepSeek's, vLLM's, and one that nobody has.
+    meanings = {
+        'stop': (
+            'stop',
+            'eos',
+            'eos_token',
+            'end_turn',
+            'stop_sequence',
+            'STOP',
+            'COMPLETE',
+            'FinishReason.STOP',
+            'FINISH_REASON_STOP',
+            'eosFound', {
+                'type': 'stop', 'matched': 2
+            }),
+        'length': (
+            'length',
+            'max_tokens',
+            'MAX_TOKENS',
+            'max_output_tokens',
+            'model_length',
+            'model_context_window_exceeded',
+            'maxPredictedTokensReached',
+            'contextLengthReached'),
+        'error': (
+            'content_filter',
+            'SAFETY',
+            'RECITATION',
+            'sensitive',
+            'network_error',
+            'insufficient_system_resource',
+            'abort',
+            'error',
+            'tool_calls',
+            'function_call',
+            'pause_turn',
+            'zzz',
+            7),
+        None: (None, '', 'null'),
+    }
+    for meaning, reasons in meanings.items():
+      for reason in reasons:
+        with self.subTest(reason=reason):
+          event = openai_protocol.read_event(
+              {'choices': [{
+                  'text': 'half', 'finish_reason': reason
+              }]})
+          self.assertEqual(('half', meaning), (event.text, event.finish_reason))
+          self.assertEqual(meaning == 'error', event.error is not None)
+          if meaning == 'error' and reason not in ('tool_calls',
+                                                   'function_call'):
+            self.assertIn(repr(reason), event.error.message)
 
   @given(
       st.binary() | st.recursive(
           st.none() | st.integers()
           | st.text(), lambda inner: st.lists(inner) | st.dictionaries(
-              st.sampled_from(['choices', 'text', 'delta', 'usage', 'error']),
-              inner)).map(lambda value: json.dumps(value).encode()))
+              st.sampled_from([
+                  'choices', 'text', 'delta', 'content', 'tool_calls',
+                  'finish_reason', 'type', 'usage', 'x_groq', 'error', 'detail',
+                  'message'
+              ]), inner)))
   def test_anything_is_an_event_or_a_failed_call(self, data):
     try:
       event = openai_protocol.read_event(data)
       self.assertIsInstance(event.text, str)
-    except openai_protocol.CallFailed as e:
-      self.assertIn(e.kind, ('malformed', 'server'))
-
-  def test_statuses_are_retried_if_that_may_help(self):
-    for status, code, kind, again in (
-        (429, None, 'rate_limit', True),
-        (429, 'insufficient_quota', 'rate_limit', False),
-        (500, None, 'server', True), (503, None, 'server', True),
-        (408, None, 'server', True), (400, None, 'invalid', False),
-        (404, None, 'invalid', False), (401, None, 'server', False),
-        (302, None, 'server', False)):
-      failure = openai_protocol.failure_of_status(status, 'm', code, 3, 'KEY')
-      self.assertEqual((kind, again), (failure.kind, failure.is_retriable))
+      if event.failed is not None:
+        self.assertIn(failure_of(event.failed).kind, KINDS)
+    except CallFailed as e:
+      self.assertIn(e.kind, KINDS)
 
 
 if __name__ == '__main__':

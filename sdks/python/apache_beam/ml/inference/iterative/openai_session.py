@@ -28,12 +28,12 @@ from apache_beam.ml.inference.iterative import openai_arguments
 from apache_beam.ml.inference.iterative import openai_protocol
 from apache_beam.ml.inference.iterative.backoff import Backoff
 from apache_beam.ml.inference.iterative.mailboxes import BufferedSession
+from apache_beam.ml.inference.iterative.openai_answer import Answer
 from apache_beam.ml.inference.iterative.openai_begun_text import BegunText
 from apache_beam.ml.inference.iterative.openai_client import OpenAIClient
 from apache_beam.ml.inference.iterative.openai_client import ServerLimits
-from apache_beam.ml.inference.iterative.openai_protocol import CallFailed
+from apache_beam.ml.inference.iterative.openai_failures import CallFailed
 from apache_beam.ml.inference.iterative.received_text import Piece
-from apache_beam.ml.inference.iterative.received_text import ReceivedText
 from apache_beam.ml.inference.iterative.session import Delta
 from apache_beam.ml.inference.iterative.session import Request
 from apache_beam.ml.inference.iterative.session import Transcript
@@ -43,6 +43,12 @@ __all__ = ['OpenAISession']
 # For the usage, and then the end of the connection, after the last token.
 _USAGE_TIMEOUT_SECS = 5.0
 _DRAIN_TIMEOUT_SECS = 1.0
+# llama-cpp-python: by default a call ends the one that is being answered, with
+# the mark alone.
+_ONE_BY_ONE = 'me'
+_LEVELS = ('none', 'text', 'exact')
+# By which field servers tell how many tokens an event has.
+_COUNTS_BY = {'vllm': 'return_token_ids', 'sglang': 'continuous_usage_stats'}
 
 
 @dataclasses.dataclass(eq=False)
@@ -55,6 +61,14 @@ class _Call:
   token_ids: list[int] = dataclasses.field(default_factory=list)
   tokens: int = 0
   prompt_ids: tuple[int, ...] = ()
+  # Of the call that is under way.
+  answer: Answer = dataclasses.field(default_factory=Answer)
+  asked: frozenset[str] = frozenset()
+  # Thoughts are in no transcript.
+  has_thoughts: bool = False
+  # Not each time after an empty stream, or where a server fails again: some
+  # give their reason only without.
+  streams: bool = True
   # Not told in a delta yet.
   retries: int = 0
   is_stopped: bool = False
@@ -64,6 +78,12 @@ class _Call:
     self.texts.append(self.transcript.text)
     self.token_ids.extend(self.transcript.token_ids)
     self.tokens = self.transcript.tokens
+
+  def starts_anew(self) -> str | None:
+    """Why what follows would not go with the text before."""
+    if openai_arguments.is_constrained(self.request.args):
+      return 'the grammar or the tools of extra_body would start anew'
+    return 'the thoughts before them are lost' if self.has_thoughts else None
 
 
 class OpenAISession(BufferedSession):
@@ -114,24 +134,35 @@ class OpenAISession(BufferedSession):
     self._thread = threading.Thread(
         target=self._loop.run_forever, name='openai-session', daemon=True)
     self._thread.start()
-    self._wants_token_ids = resumes == 'exact'
+    # Fields beside the user's own, as long as the server takes them.
+    self._asks = {'stream_options', 'seed'}
+    self._needs = {'return_token_ids'} if resumes == 'exact' else set()
+    # As long as it is not known, a text may end without a reason.
+    self._gives_reasons = False
+    # Calls that may be made at the same time; None: any number.
+    self._turns: asyncio.Semaphore | None = None
     if resumes is None:
       try:
-        self._wants_token_ids = asyncio.run_coroutine_threadsafe(
-            self._serves_by_vllm(), self._loop).result()
+        owner = asyncio.run_coroutine_threadsafe(self._owner(),
+                                                 self._loop).result()
       except CallFailed as e:
         self.close()
         raise RuntimeError(f'{base_url} does not answer: {e}') from None
       levels = ('none', 'text') if endpoint == 'chat' else ('text', 'exact')
-      resumes = levels[self._wants_token_ids]
+      resumes = levels[owner == 'vllm']
+      if owner in _COUNTS_BY:
+        self._asks.add(_COUNTS_BY[owner])
+      if owner == _ONE_BY_ONE:
+        self._gives_reasons = True
+        self._turns = asyncio.Semaphore(1)
     self.resumes = resumes
 
-  async def _serves_by_vllm(self):
+  async def _owner(self):
     """Waits for a server that is being started, as calls do."""
     failures = 0
     while True:
       try:
-        return await self._client.serves_by_vllm()
+        return await self._client.owner()
       except CallFailed as e:
         failures += 1
         wait = self._wait_secs(failures, e)
@@ -139,7 +170,7 @@ class OpenAISession(BufferedSession):
           raise
         if wait is None:
           # It answers, so that calls will tell what is wrong.
-          return False
+          return None
         await self._sleep(wait)
 
   @property
@@ -164,6 +195,11 @@ class OpenAISession(BufferedSession):
     await asyncio.gather(*tasks, return_exceptions=True)
     await self._client.close()
 
+  def poll(self, request_id, timeout=0.0, ready=None):
+    # Signs of life are for those who ask for them.
+    return super().poll(
+        request_id, timeout, ready or (lambda delta: not delta.is_empty))
+
   def _start(self, request, resume_from):
     openai_arguments.check_prompt(self._endpoint, request.prompt)
     try:
@@ -172,6 +208,11 @@ class OpenAISession(BufferedSession):
       raise ValueError(str(e)) from None
     limit = openai_arguments.token_limit(self._endpoint, request.args)
     call = _Call(request, resume_from, limit)
+    if call.tokens and (why := call.starts_anew()):
+      self._fail(
+          request.request_id,
+          f'lost: the call broke after {call.tokens} tokens, and {why}')
+      return
     self._calls[request.request_id] = call
 
     def launch():
@@ -200,22 +241,37 @@ class OpenAISession(BufferedSession):
 
   async def _run(self, call: _Call) -> None:
     """Makes calls until one ends well, or may not be made again."""
-    failures = 0
+    failures, was_cut = 0, False
     while call.limit is None or call.tokens < call.limit:
       tokens = call.tokens
       try:
-        await self._generate(call)
-        return
+        async with self._turns or contextlib.nullcontext():
+          is_done = await self._generate(call)
+        if is_done:
+          return
+        call.streams = False
+        continue
       except CallFailed as e:
         failure = e
       except Exception as e:  # pylint: disable=broad-except
         # The request must have an end. Text of unknown errors may hold what
         # nobody should read.
         failure = CallFailed('engine', f'{type(e).__name__} in the session')
+      is_mute = failure.kind == 'truncated' or failures and failure.kind == 'server'
+      call.streams = call.answer.has_choice or not is_mute or not call.streams
+      if self._leaves_out(call, failure):
+        continue
       failures = 1 if call.tokens > tokens else failures + 1
       wait = None
-      if failure.is_retriable:
+      # What ends so each time has no other end, maybe.
+      is_cut = failure.kind == 'truncated' and call.answer.has_choice
+      is_end, was_cut = is_cut and was_cut and not self._gives_reasons, is_cut
+      if failure.is_retriable and not is_end:
         wait = self._wait_secs(failures, failure)
+        if call.tokens and (why := call.starts_anew()):
+          wait, failure = None, CallFailed(
+              'lost',
+              f'the call broke after {call.tokens} tokens, and {why} ({failure})')
       if wait is None or call.tokens and self.resumes == 'none':
         self._give_up(call, failure)
         return
@@ -223,11 +279,20 @@ class OpenAISession(BufferedSession):
       await self._sleep(wait)
     self._end(call, Delta(finish_reason='length'))
 
+  def _leaves_out(self, call: _Call, failure: CallFailed) -> bool:
+    """Whether a call may be made again without a field that it names."""
+    named = [name for name in failure.named if name in call.asked]
+    self._asks -= set(named[:1])
+    if 'return_token_ids' in named[:1]:
+      self.resumes = min(self.resumes, 'text', key=_LEVELS.index)
+    return bool(named)
+
   def _wait_secs(self, failures, failure):
     return self._backoff.wait_secs(
         failures, self._rng.random(), failure.retry_after)
 
   def _give_up(self, call: _Call, failure: CallFailed) -> None:
+    self._hand_on(call, call.answer.rest())
     error = str(failure)
     if failure.kind == 'connection' and call.tokens and self.resumes == 'none':
       error = (
@@ -242,57 +307,56 @@ class OpenAISession(BufferedSession):
     """Whether another session may go on; retries are used up."""
     return False
 
-  async def _generate(self, call: _Call) -> None:
-    """One call, from what was handed on, to its end."""
-    start = call.tokens
+  async def _generate(self, call: _Call) -> bool:
+    """One call, from what was handed on, to its end.
+
+    Returns:
+      False if there is nothing, which some servers send where they fail: the
+      whole answer tells.
+    """
+    before = call.tokens
+    call.answer = answer = Answer(
+        openai_arguments.stop_strings(call.request.args), self._gives_reasons)
     body, begun = await self._body(call)
-    received = ReceivedText(openai_arguments.stop_strings(call.request.args))
-    finish = usage = timeout = None
+    until = None
     async with contextlib.aclosing(self._client.stream(self._endpoint,
                                                        body)) as events:
-      while True:
+      while not answer.is_stopped:
         try:
-          event = await asyncio.wait_for(anext(events), timeout)
+          wait = until and max(until - self._loop.time(), 0)
+          event = await asyncio.wait_for(anext(events), wait)
         except StopAsyncIteration:
-          event = None
+          break
         except (CallFailed, asyncio.TimeoutError):
-          if finish is None:
+          if not answer.is_complete:
             raise
-          # All of the text is there.
-          event = None
-        if event is None:
           break
         call.prompt_ids = call.prompt_ids or event.prompt_ids
-        if event.completion_tokens is not None:
-          usage = event
         text = event.text
         if begun is not None:
           text = await begun.complete(
               text, event.token_ids, bool(event.finish_reason))
-        self._hand_on(call, received.add(text, event.token_ids, event.tokens))
-        if received.is_stopped:
-          # Leaving the stream tells the server to stop.
-          finish = 'stop'
+        self._hand_on(call, answer.add(event, text), is_news=True)
+        call.has_thoughts |= answer.thinks
+        if event.is_done:
           break
-        if event.finish_reason:
-          finish, timeout = event.finish_reason, _USAGE_TIMEOUT_SECS
-      if finish is None:
-        raise CallFailed(
-            'truncated', 'the stream ended without a finish reason', True)
-      self._hand_on(call, received.end())
-      last = Delta(finish_reason=finish)
-      if usage is not None:
-        last = Delta(
-            tokens=max(0, usage.completion_tokens - received.tokens),
-            finish_reason=finish,
-            prompt_tokens=usage.prompt_tokens and usage.prompt_tokens - start)
+        if answer.is_complete and until is None:
+          # For the usage.
+          until = self._loop.time() + _USAGE_TIMEOUT_SECS
+      self._gives_reasons |= answer.has_reason
+      last = answer.last(before, call.limit)
+      if answer.is_empty and last.finish_reason == 'stop' and call.streams and (
+          not before):
+        return False
       self._end(call, last)
-      if not received.is_stopped:
-        # A connection that is read to its end can be used again.
+      if not answer.is_stopped:
+        # A connection that is read to its end can be used again. Leaving it
+        # before tells the server to stop.
         with contextlib.suppress(CallFailed,
                                  StopAsyncIteration,
                                  asyncio.TimeoutError):
           await asyncio.wait_for(anext(events), _DRAIN_TIMEOUT_SECS)
+    return True
 
   async def _body(self, call: _Call) -> tuple[dict[str, Any], BegunText | None]:
     """The body of the next call; with text that it has to complete, if any."""
@@ -301,33 +365,49 @@ class OpenAISession(BufferedSession):
     transcript = Transcript(''.join(call.texts), (), call.tokens)
     knows_ids = len(call.token_ids) == call.tokens
     if call.tokens and self.resumes == 'exact' and knows_ids:
-      if isinstance(prompt, str):
-        call.prompt_ids = (
-            call.prompt_ids or await self._client.tokenize(prompt))
-        prompt = call.prompt_ids
-      transcript = dataclasses.replace(
-          transcript, token_ids=tuple(call.token_ids))
-      begun = BegunText(
-          transcript.text, transcript.token_ids, self._client.detokenize)
-      await begun.look()
+      try:
+        if isinstance(prompt, str):
+          call.prompt_ids = (
+              call.prompt_ids or await self._client.tokenize(prompt))
+        begun = BegunText(
+            transcript.text, call.token_ids, self._client.detokenize)
+        await begun.look()
+        prompt = call.prompt_ids or prompt
+        transcript = dataclasses.replace(
+            transcript, token_ids=tuple(call.token_ids))
+      except CallFailed as e:
+        # A gateway may not have what it takes, and text does without.
+        begun = None
+        if e.is_retriable or not isinstance(prompt, str):
+          raise
     elif call.tokens and self._endpoint == 'completions' and not isinstance(
         prompt, str):
       raise CallFailed(
           'lost', 'a prompt of token ids cannot be gone on from by text')
+    asks = set(self._asks)
+    if not call.streams:
+      asks.discard('stream_options')
+    if request.seed is None or request.args.get('seed') is not None:
+      asks.discard('seed')
+    call.asked = frozenset(asks)
     body = openai_protocol.request_body(
         self._endpoint,
         prompt,
         request.args,
         transcript,
         request.seed,
-        self._wants_token_ids)
+        call.asked | self._needs)
+    if not call.streams:
+      body['stream'] = False
     return body, begun
 
-  def _hand_on(self, call: _Call, piece: Piece) -> None:
+  def _hand_on(self, call: _Call, piece: Piece, is_news: bool = False) -> None:
+    """Hands text on; news without text show that the server is at work."""
     if piece.tokens or piece.text:
       call.texts.append(piece.text)
       call.token_ids.extend(piece.token_ids)
       call.tokens += piece.tokens
+    if is_news or piece.tokens or piece.text:
       self._push_for(
           call, Delta(piece.text, piece.token_ids, tokens=piece.tokens))
 

@@ -42,7 +42,7 @@ try:
   from apache_beam.ml.inference.iterative.openai_client import ServerLimits
   from apache_beam.ml.inference.iterative.openai_session import OpenAISession
 except ImportError:
-  raise unittest.SkipTest('openai is not installed.')
+  raise unittest.SkipTest('httpx is not installed.')
 
 # One with text beyond ASCII and emoji of two tokens, without an early end.
 PROMPT = 'hello'
@@ -154,17 +154,17 @@ class OpenAISessionTest(unittest.TestCase):
   @settings(max_examples=60, deadline=None)
   @given(
       st.lists(st.integers(0, 6000), max_size=3),
-      st.sampled_from(['text', 'exact']),
+      st.sampled_from(['test', 'sglang', 'vllm']),
       st.sampled_from([None, 1, 7]),
       st.integers(1, 3))
   def test_nothing_is_lost_or_doubled_wherever_it_breaks(
-      self, cuts, resumes, write_bytes, tokens_per_event):
-    server, session = self.shared(resumes)
-    reply = Reply(write_bytes=write_bytes, tokens_per_event=tokens_per_event)
-    if resumes == 'text' and tokens_per_event > 1:
-      # Events do not say how many tokens they hold, so limits are not exact.
-      tokens_per_event, reply = 1, Reply(write_bytes=write_bytes)
-    server.reply = reply
+      self, cuts, owner, write_bytes, tokens_per_event):
+    server, session = self.owned_by(owner)
+    if owner == 'test':
+      # Events do not say how many tokens they hold.
+      tokens_per_event = 1
+    server.reply = Reply(
+        write_bytes=write_bytes, tokens_per_event=tokens_per_event)
     server.script(
         PROMPT,
         *(
@@ -177,12 +177,15 @@ class OpenAISessionTest(unittest.TestCase):
     self.assert_whole(result)
     self.assertLessEqual(result.retries, len(cuts))
 
-  def shared(self, resumes):
+  def owned_by(self, owner):
     if not hasattr(self, '_shared'):
       self._shared = {}
-    if resumes not in self._shared:
-      self._shared[resumes] = self.serve(resumes=resumes)
-    return self._shared[resumes]
+    if owner not in self._shared:
+      self._shared[owner] = self.serve(owned_by=owner)
+    return self._shared[owner]
+
+  def shared(self, resumes):
+    return self.owned_by({'text': 'test', 'exact': 'vllm'}[resumes])
 
   def test_a_transcript_is_gone_on_from_wherever_it_ends(self):
     # The text for 'e' ends amid a character.

@@ -34,7 +34,7 @@ try:
   from apache_beam.ml.inference.openai_inference import OpenAIChatModelHandler
   from apache_beam.ml.inference.openai_inference import OpenAICompletionsModelHandler
 except ImportError:
-  raise unittest.SkipTest('openai is not installed.')
+  raise unittest.SkipTest('httpx is not installed.')
 
 _NAME = 'SmolLM2-135M-Instruct'
 _FOLDERS = [

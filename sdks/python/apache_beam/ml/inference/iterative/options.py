@@ -45,6 +45,19 @@ class Progress:
   example: Any
 
 
+def checked_options(options: 'IterativeOptions | None'):
+  """What RunInference was given as its options.
+
+  Raises:
+    TypeError: if they are something else.
+  """
+  if options is None or isinstance(options, IterativeOptions):
+    return options
+  raise TypeError(
+      f'RunInference(iterative={options!r}): must be options, such as '
+      'iterative=IterativeOptions(), or be left out.')
+
+
 @dataclasses.dataclass(frozen=True)
 class IterativeOptions:
   """Options of iterative inference. Needs --experiments=iterative_inference.
@@ -73,6 +86,10 @@ class IterativeOptions:
       made in 1 s, after the runner came back for one that was not there.
     max_in_flight: how many inputs a worker generates for at the same time,
       at most; more wait.
+    session_idle_secs: how long a worker keeps the model when it has nothing
+      to do. Runners tear steps down that were idle for a minute, and a model may
+      take longer to load. 0: the model is closed then, as it is at the end of a
+      batch pipeline on a direct runner.
     request_timeout_secs: an input that takes longer, from its submission, ends
       with the finish reason 'error'. None: no limit.
     stall_timeout_secs: likewise if so long nothing was made for it.
@@ -99,6 +116,7 @@ class IterativeOptions:
   chunk_secs: float | None = None
   max_in_flight: int = 256
   request_timeout_secs: float | None = None
+  session_idle_secs: float = 600.0
   stall_timeout_secs: float | None = 300.0
   stop_when: Callable[[Progress], bool] | None = None
   on_drain: str = 'finish'
@@ -113,6 +131,15 @@ class IterativeOptions:
     return self.chunk_tokens + min(more, self.chunk_tokens)
 
   def __post_init__(self):
+    idle = self.session_idle_secs
+    if not isinstance(idle, (int, float)) or isinstance(idle, bool):
+      raise TypeError(
+          f'IterativeOptions(session_idle_secs={idle!r}): must be a number of '
+          'seconds.')
+    if not idle >= 0:
+      raise ValueError(
+          f'IterativeOptions(session_idle_secs={idle!r}): must not be negative.'
+      )
     if self.mode not in ('in_bundle', 'durable'):
       raise ValueError(
           f"IterativeOptions(mode={self.mode!r}): must be 'in_bundle' or "

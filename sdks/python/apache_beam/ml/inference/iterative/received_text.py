@@ -21,6 +21,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from apache_beam.ml.inference.iterative.stop_strings import find_stop
+from apache_beam.ml.inference.iterative.stop_strings import may_be_stop
+
 __all__ = ['Piece', 'ReceivedText']
 
 # How JSON writes a character beyond U+FFFF, if a server cuts it in two.
@@ -54,7 +57,7 @@ class ReceivedText:
   handed on, by text or by ids, gets what was held back again.
 
   Args:
-    stop: the text ends before the first of these.
+    stop: the text ends before that of these which is complete first.
   """
   def __init__(self, stop: Sequence[str] = ()):
     self._stop = stop
@@ -74,12 +77,12 @@ class ReceivedText:
     self.tokens += tokens
     self._held.append(Piece(_joined(text), tuple(token_ids), tokens))
     held = ''.join(piece.text for piece in self._held)
-    ends = [at for at in map(held.find, self._stop) if at >= 0]
-    if ends:
+    end = find_stop(held, self._stop)
+    if end is not None:
       self.is_stopped = True
       self._half = ''
-      return self._take(len(self._held))._replace(text=held[:min(ends)])
-    certain = len(held) - self._may_be_stop(held)
+      return self._take(len(self._held))._replace(text=held[:end])
+    certain = len(held) - may_be_stop(held, self._stop)
     count = length = 0
     for number, piece in enumerate(self._held, 1):
       length += len(piece.text)
@@ -98,14 +101,6 @@ class ReceivedText:
   def _take(self, count: int) -> Piece:
     taken, self._held = self._held[:count], self._held[count:]
     return sum(taken, Piece())
-
-  def _may_be_stop(self, text: str) -> int:
-    """The length of the longest end of a text that starts a stop string."""
-    longest = max(map(len, self._stop), default=1) - 1
-    for length in range(min(longest, len(text)), 0, -1):
-      if any(stop.startswith(text[-length:]) for stop in self._stop):
-        return length
-    return 0
 
 
 def _joined(text: str) -> str:

@@ -18,10 +18,41 @@
 """Tests of the sessions of a process."""
 
 import concurrent.futures
+import subprocess
+import sys
+import time
 import unittest
 
 from apache_beam.ml.inference.iterative import registry
 from apache_beam.ml.inference.iterative.mailboxes_test import Engine
+
+_AT_EXIT = '''
+import threading, time
+from apache_beam.ml.inference.iterative import registry
+from apache_beam.ml.inference.iterative.mailboxes_test import Engine
+
+class Slow(Engine):
+  def close(self):
+    super().close()
+    print('closed', flush=True)
+
+held = registry.acquire('held', Slow)
+held.session()
+idle = registry.acquire('idle', Slow, idle_secs=60)
+idle.use()
+idle.release()
+
+def again():
+  while True:
+    try:
+      held.session()
+    except RuntimeError as e:
+      print(e, flush=True)
+      return
+
+threading.Thread(target=again, daemon=True).start()
+threading._register_atexit(time.sleep, 0.1)
+'''
 
 
 class RegistryTest(unittest.TestCase):
@@ -63,6 +94,97 @@ class RegistryTest(unittest.TestCase):
     self.assertIsNot(leases[0].session(), leases[1].session())
     for lease in leases:
       lease.release()
+
+  def test_a_used_session_stays_open_for_a_while(self):
+    for _ in range(4):
+      lease = registry.acquire(self.id(), self.open, idle_secs=60)
+      lease.use()
+      lease.release()
+      # Once.
+      lease.release()
+    self.assertEqual(len(self.opened), 1)
+    self.assertTrue(self.opened[0].is_alive)
+    lease = registry.acquire(self.id(), self.open, idle_secs=0)
+    lease.session()
+    lease.release()
+    self.assertFalse(self.opened[0].is_alive)
+
+  def test_one_that_was_not_used_is_closed_at_once(self):
+    lease = registry.acquire(self.id(), self.open, idle_secs=60)
+    lease.session()
+    lease.release()
+    self.assertFalse(self.opened[0].is_alive)
+
+  def test_an_idle_session_is_closed_in_time(self):
+    lease = registry.acquire(self.id(), self.open, idle_secs=0.05)
+    lease.use()
+    lease.release()
+    deadline = time.time() + 30
+    while self.opened[0].is_alive and time.time() < deadline:
+      time.sleep(0.01)
+    self.assertFalse(self.opened[0].is_alive)
+    self.assertNotIn(self.id(), registry._entries)
+
+  def test_one_that_is_taken_again_is_not_closed(self):
+    lease = registry.acquire(self.id(), self.open, idle_secs=0.05)
+    lease.use()
+    lease.release()
+    again = registry.acquire(self.id(), self.open, idle_secs=0.05)
+    time.sleep(0.2)
+    self.assertTrue(self.opened[0].is_alive)
+    again.release()
+
+  def test_a_later_pipeline_closes_what_is_idle_of_earlier_ones(self):
+    def key(pipeline, model):
+      return registry.SessionKey(f'{self.id()} {pipeline}', model)
+
+    first = registry.acquire(key('first', 'a'), self.open, idle_secs=60)
+    busy = registry.acquire(key('first', 'b'), self.open, idle_secs=60)
+    second = registry.acquire(key('second', 'a'), self.open, idle_secs=60)
+    other = registry.acquire(key('second', 'b'), self.open, idle_secs=60)
+    for lease in (first, busy, second):
+      lease.use()
+    first.release()
+    second.release()
+    self.assertTrue(self.opened[0].is_alive)
+    other.use()
+    self.assertEqual([session.is_alive for session in self.opened],
+                     [False, True, True, True])
+    for lease in (busy, other):
+      lease.release()
+    registry.acquire(key('third', 'a'), self.open).use()
+    self.assertEqual([session.is_alive for session in self.opened],
+                     4 * [False] + [True])
+
+  def test_all_are_closed_when_the_process_ends(self):
+    done = subprocess.run([sys.executable, '-c', _AT_EXIT],
+                          stdout=subprocess.PIPE,
+                          text=True,
+                          check=True)
+    lines = done.stdout.splitlines()
+    self.assertEqual(lines.count('closed'), 2, lines)
+    self.assertLessEqual(
+        set(lines), {'closed', 'The process ends, so no session is opened.'})
+
+  def test_what_is_attached_lives_as_long_as_the_session(self):
+    made = []
+
+    def make():
+      made.append(object())
+      return made[-1]
+
+    one = registry.acquire(self.id(), self.open, idle_secs=60)
+    other = registry.acquire(self.id(), self.open, idle_secs=60)
+    attached = one.attached('key', make)
+    one.use()
+    self.assertIs(other.attached('key', make), attached)
+    one.release()
+    other.release()
+    again = registry.acquire(self.id(), self.open)
+    self.assertIs(again.attached('key', make), attached)
+    self.assertEqual(made, [attached])
+    self.assertIsNot(again.attached('other key', make), attached)
+    again.release()
 
   def test_a_session_that_does_not_open_is_tried_again(self):
     attempts = iter([RuntimeError('no memory'), Engine()])

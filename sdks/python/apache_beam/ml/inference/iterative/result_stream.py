@@ -77,6 +77,8 @@ class ResultStream:
     """Whether a chunk is due, so many tokens longer; for ``Session.poll``."""
     options = self._options
     self._last_news = max(self._last_news, delta.made)
+    if delta.is_empty:
+      return False
     if self.index == 0 or delta.tokens >= options.chunk_tokens + more:
       return True
     waited = self._clock() - delta.started
@@ -97,7 +99,7 @@ class ResultStream:
         before.token_ids + delta.token_ids,
         before.tokens + delta.tokens)
     self._last_news = self._clock()
-    if delta.tokens:
+    if delta.tokens > 0:
       self.last_made = delta.made
       if self.first_made is None:
         self.first_made = delta.started

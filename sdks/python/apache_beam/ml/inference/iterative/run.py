@@ -25,13 +25,19 @@ from apache_beam.ml.inference import base
 from apache_beam.ml.inference import batching_by_length
 from apache_beam.ml.inference import lengths
 from apache_beam.ml.inference.iterative.chunk_coder import chunk_type
+from apache_beam.ml.inference.iterative.dead_letters import FAILED
+from apache_beam.ml.inference.iterative.dead_letters import DeadLetters
 from apache_beam.ml.inference.iterative.durable import DurableDoFn
 from apache_beam.ml.inference.iterative.durable_runners import check_runner
 from apache_beam.ml.inference.iterative.handler import SupportsSessions
-from apache_beam.ml.inference.iterative.in_bundle import FAILED
 from apache_beam.ml.inference.iterative.in_bundle import InBundleDoFn
 from apache_beam.ml.inference.iterative.inputs import Inputs
+from apache_beam.ml.inference.iterative.registry import session_key
 from apache_beam.options.pipeline_options import DebugOptions
+from apache_beam.options.pipeline_options import StandardOptions
+from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
+from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.batching.validation import check_known_arguments
 from apache_beam.typehints import typehints
 
@@ -52,19 +58,37 @@ def expand(transform: 'base.RunInference', pcoll: beam.PCollection):
       pcoll,
       transform._model_handler.get_preprocess_fns(),
       'BeamML_RunInference_Preprocess')
-  inputs = Inputs(
-      inner, _keyed(transform._model_handler), transform._inference_args or {})
-  output_type = _output_type(inputs, pcoll.element_type)
-  dead_letters = transform._with_exception_handling
   is_durable = transform._iterative.mode == 'durable'
-  batched, bad_lengths = inner.pads_batches() and not is_durable, None
-  args = (inputs, _options(transform), transform._model_tag, namespace)
+  length_fn = None
+  if inner.pads_batches():
+    length_fn = batching_by_length.length_fn_of(
+        transform, pcoll, waits=not is_durable)
+  inputs = Inputs(
+      inner,
+      _keyed(transform._model_handler),
+      transform._inference_args or {},
+      # Within a bundle batches are formed before.
+      length_fn if is_durable else None)
+  output_type = _output_type(inputs, pcoll.element_type)
+  dead_letters = None
+  if transform._with_exception_handling:
+    dead_letters = DeadLetters(transform._exc_class)
+  options = _options(transform, pcoll.pipeline)
+  key = session_key(pcoll.pipeline, transform._model_tag)
+  args = (inputs, options, key, namespace)
+  bad_lengths = None
   if is_durable:
     do_fn = DurableDoFn(*args, dead_letters=dead_letters)
   else:
-    do_fn = InBundleDoFn(*args, batched=batched, dead_letters=dead_letters)
-  if batched:
-    pcoll, bad_lengths = batching_by_length.batch(transform, pcoll)
+    batched = inner.pads_batches()
+    do_fn = InBundleDoFn(
+        *args,
+        batched=batched,
+        by_length=length_fn is not None,
+        dead_letters=dead_letters)
+    if batched:
+      pcoll, bad_lengths = batching_by_length.batch_by(
+          transform, pcoll, length_fn)
   results = (
       pcoll
       | 'BeamML_RunInference' >> beam.ParDo(do_fn).with_resource_hints(
@@ -173,9 +197,16 @@ def _output_type(inputs, element_type):
   return typehints.Any
 
 
-def _options(transform):
+_IN_PROCESS = (FnApiRunner, SwitchingDirectRunner, BundleBasedDirectRunner)
+
+
+def _options(transform, pipeline):
   options = transform._iterative
   timeout = transform._with_exception_handling and transform._timeout
   if timeout and options.request_timeout_secs is None:
     options = dataclasses.replace(options, request_timeout_secs=timeout)
+  is_streaming = pipeline.options.view_as(StandardOptions).streaming
+  if isinstance(pipeline.runner, _IN_PROCESS) and not is_streaming:
+    # What is bounded is never idle, and its process may live on without it.
+    options = dataclasses.replace(options, session_idle_secs=0.0)
   return options

@@ -60,6 +60,19 @@ class RefusedTest(unittest.TestCase):
     with self.assertRaisesRegex(ValueError, f'Infer: .*{message}'):
       build(*args, EXPERIMENT, **kwargs)
 
+  def test_what_is_no_options(self):
+    for value in (True, False, {}, 'durable', IterativeOptions):
+      with self.assertRaisesRegex(TypeError,
+                                  r'iterative=.*IterativeOptions\(\)'):
+        RunInference(handler(), iterative=value)
+
+  def test_idle_secs(self):
+    for value, error in (('9', TypeError), (True, TypeError), (None, TypeError),
+                         (-1, ValueError), (float('nan'), ValueError)):
+      with self.assertRaisesRegex(error, r'session_idle_secs='):
+        IterativeOptions(session_idle_secs=value)
+    IterativeOptions(session_idle_secs=0)
+
   def test_without_the_flag(self):
     with self.assertRaisesRegex(ValueError,
                                 'needs --experiments=iterative_inference'):

@@ -15,9 +15,26 @@
 # limitations under the License.
 #
 
-"""Reads server-sent events in bounded memory. Imports nothing from Beam."""
+"""Reads server-sent events in bounded memory. Imports nothing from Beam.
 
-__all__ = ['EventReader', 'EventTooLarge']
+httpx-sse drops what servers do send: the fields named ``error`` of llama.cpp,
+an end without an empty line, errors that are plain JSON, and comments, which
+show that a server is alive.
+"""
+
+import json
+import re
+from typing import Any
+
+__all__ = ['DONE', 'EventReader', 'EventTooLarge']
+
+# The data of the mark at the end of a stream, however it is written.
+DONE = '[DONE]'
+
+_LINE_END = re.compile(rb'\r\n|\n|\r(?!\Z)')
+# How the first line of a stream starts.
+_FIELD = re.compile(rb'(data|event|id|retry|error)?:')
+_BLANK = b'\xef\xbb\xbf \t\r\n'
 
 
 class EventTooLarge(Exception):
@@ -25,64 +42,96 @@ class EventTooLarge(Exception):
 
 
 class EventReader:
-  """Cuts a stream of bytes into the data of its events.
+  """Cuts a body into the names and the data of its events.
 
-  Only what HTML's standard calls ``data`` is kept: event names, ids, comments
-  and retry times say nothing in an OpenAI-compatible stream. An event that is
-  not followed by an empty line is dropped, as the standard wants: what follows
-  a cut connection may be half of it.
+  Data is a value of JSON, DONE, or bytes that are neither. An event ends with the line
+  that completes its JSON, so no empty line need follow. A body that does not
+  start as a stream does is one event, complete at its end.
 
   Args:
-    max_event_bytes: of a line, and of the data of an event.
+    max_event_bytes: of an event.
   """
   def __init__(self, max_event_bytes: int):
     self._limit = max_event_bytes
-    self._line = bytearray()
+    # Of a line, or of a body that is no stream.
+    self._rest = b''
+    # None: that is not known yet.
+    self.is_stream: bool | None = None
+    self._name = ''
     self._data: list[bytes] = []
     self._size = 0
-    self._skips_newline = False
 
-  def feed(self, received: bytes) -> list[bytes]:
-    """Takes bytes, however they are cut.
-
-    Returns:
-      The data of the events that became whole.
+  def feed(self, received: bytes) -> list[tuple[str, Any]]:
+    """Takes bytes, however they are cut; returns the events that they complete.
 
     Raises:
       EventTooLarge: if one is longer than allowed.
     """
+    self._rest += received
+    if self.is_stream is None:
+      self._rest = self._rest.lstrip(_BLANK)
+      self.is_stream = _is_stream(self._rest)
     events = []
-    # A line ends with \n, \r or \r\n.
-    if self._skips_newline and received[:1] == b'\n':
-      received = received[1:]
-      self._skips_newline = False
-    if received:
-      self._skips_newline = received[-1:] == b'\r'
-    received = received.replace(b'\r\n', b'\n').replace(b'\r', b'\n')
-    *whole, rest = received.split(b'\n')
-    for part in whole:
-      self._extend(part)
-      line, self._line = bytes(self._line), bytearray()
-      event = self._take(line)
-      if event is not None:
-        events.append(event)
-    self._extend(rest)
+    if self.is_stream:
+      *lines, self._rest = _LINE_END.split(self._rest)
+      for line in lines:
+        events += self._take(line)
+    self._check(len(self._rest))
     return events
 
-  def _extend(self, part: bytes) -> None:
-    self._line += part
-    if len(self._line) + self._size > self._limit:
+  def end(self) -> list[tuple[str, Any]]:
+    """What is complete, if nothing follows; half of an event is dropped."""
+    rest, self._rest = self._rest.rstrip(_BLANK), b''
+    if not self.is_stream:
+      whole = _value(rest)
+      # Some put an error before what is a stream then.
+      lines = _LINE_END.split(rest) if isinstance(whole, bytes) else []
+      events = [event for line in lines for event in self._take(line)]
+      return events or ([('', whole)] if rest else [])
+    return [(name, data) for name, data in self._take(rest) + self._take(b'')
+            if not isinstance(data, bytes) or data and data[:1] not in b'{["']
+
+  def _take(self, line: bytes) -> list[tuple[str, Any]]:
+    field, _, value = line.partition(b':')
+    value = value.removeprefix(b' ')
+    if line.startswith(b'{'):
+      field, value = b'data', line
+    elif field == b'event':
+      self._name = value.decode(errors='replace').strip()
+    elif field == b'error':
+      field, self._name = b'data', 'error'
+    if field == b'data':
+      self._data.append(value)
+      self._size += len(value)
+      self._check()
+      # What has several lines is read once, at its end.
+      data = _value(value) if len(self._data) == 1 else b''
+      if isinstance(data, bytes):
+        return []
+    elif line:
+      return []
+    else:
+      data = _value(b'\n'.join(self._data))
+    events = [(self._name, data)] if self._data else []
+    self._name, self._data, self._size = '', [], 0
+    return events
+
+  def _check(self, more: int = 0) -> None:
+    if self._size + more > self._limit:
       raise EventTooLarge(f'an event of the stream exceeds {self._limit} bytes')
 
-  def _take(self, line: bytes) -> bytes | None:
-    if line:
-      field, _, value = line.partition(b':')
-      if field == b'data':
-        self._data.append(value.removeprefix(b' '))
-        self._size += len(value)
-      return None
-    if not self._data:
-      return None
-    event = b'\n'.join(self._data)
-    self._data, self._size = [], 0
-    return event
+
+def _is_stream(head: bytes) -> bool | None:
+  """Whether a body is one; None if its head is too short to tell."""
+  if _FIELD.match(head):
+    return True
+  return None if len(head) < 6 and b'\n' not in head else False
+
+
+def _value(data: bytes) -> Any:
+  if data.strip(b' "').upper() in (b'[DONE]', b'DONE'):
+    return DONE
+  try:
+    return json.loads(data)
+  except (ValueError, RecursionError):
+    return data

@@ -19,8 +19,10 @@
 
 import abc
 import dataclasses
+import itertools
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,11 +39,14 @@ class Request:
     prompt: what the session's handler makes of an example (``prompt_of``).
     args: RunInference's inference_args.
     seed: for sampling, where the engine takes one per request.
+    length: of the example, where an engine that pads is to form batches by
+      length; None: in the order of arrival.
   """
   request_id: str
   prompt: Any
   args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   seed: int | None = None
+  length: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,23 +92,39 @@ class Delta:
   retries: int = 0
   is_lost: bool = False
 
+  @property
+  def is_empty(self) -> bool:
+    """Whether nothing was made: it says that the engine is at work."""
+    return not self.tokens and not self.text and self.values is None
+
   def __add__(self, later: 'Delta') -> 'Delta':
+    return Delta.join((self, later))
+
+  @staticmethod
+  def join(deltas: Sequence['Delta']) -> 'Delta':
+    """One delta of several in order, in time linear in what they hold."""
+    if len(deltas) == 1:
+      return deltas[0]
     values = [
-        np.atleast_1d(delta.values) for delta in (self, later)
+        np.atleast_1d(delta.values) for delta in deltas
         if delta.values is not None
     ]
+    last = deltas[-1]
     return Delta(
-        text=self.text + later.text,
-        token_ids=self.token_ids + later.token_ids,
+        text=''.join([delta.text for delta in deltas]),
+        token_ids=tuple(
+            itertools.chain.from_iterable(d.token_ids for d in deltas)),
         values=np.concatenate(values) if values else None,
-        tokens=self.tokens + later.tokens,
-        finish_reason=later.finish_reason,
-        error=later.error,
-        prompt_tokens=later.prompt_tokens or self.prompt_tokens,
-        started=self.started,
-        made=later.made,
-        retries=self.retries + later.retries,
-        is_lost=later.is_lost)
+        tokens=sum(delta.tokens for delta in deltas),
+        finish_reason=last.finish_reason,
+        error=last.error,
+        prompt_tokens=next(
+            (d.prompt_tokens for d in reversed(deltas) if d.prompt_tokens),
+            None),
+        started=next((d for d in deltas if not d.is_empty), last).started,
+        made=last.made,
+        retries=sum(delta.retries for delta in deltas),
+        is_lost=last.is_lost)
 
 
 class DuplicateRequest(ValueError):
@@ -132,6 +153,17 @@ class Session(abc.ABC):
       DuplicateRequest: if a request with this id is in flight.
     """
 
+  def submit_batch(self, requests: Sequence[Request], fixed: bool) -> None:
+    """Starts to generate for inputs that were batched.
+
+    Args:
+      requests: new ones.
+      fixed: whether the batch was chosen by the lengths of its inputs, so that
+        an engine that pads runs it as it is.
+    """
+    for request in requests:
+      self.submit(request)
+
   @abc.abstractmethod
   def poll(
       self,
@@ -143,7 +175,9 @@ class Session(abc.ABC):
     Args:
       request_id: of a request that was submitted.
       timeout: how long to wait for it, in seconds.
-      ready: whether to take it yet. What is not taken is added to.
+      ready: whether to take it yet, by the times and the number of its tokens;
+        it may be asked without the text, the token ids and the values. What is
+        not taken is added to.
 
     Returns:
       None if there is nothing, or it is not ready. After a finish reason the

@@ -48,7 +48,7 @@ class Reply:
     status, headers, body: of the answer. With a body, that is all of it.
     at_token: when so many tokens were sent,
     then: this follows: bytes, 'end' (the stream ends in order), 'cut' (the
-      connection breaks) or 'hang' (nothing more comes).
+      connection breaks), 'hang' (nothing more comes), or several of them.
     cut_before_usage: the connection breaks after the finish reason.
     cut_at_byte: the connection breaks when so many bytes were sent, with those
       of the head.
@@ -60,7 +60,7 @@ class Reply:
   headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
   body: bytes | None = None
   at_token: int | None = None
-  then: bytes | str = 'end'
+  then: bytes | str | tuple[bytes | str, ...] = 'end'
   cut_before_usage: bool = False
   cut_at_byte: int | None = None
   write_bytes: int | None = None
@@ -73,7 +73,7 @@ class FakeServer:
 
   Args:
     reply: for calls without a script.
-    owned_by: what the list of models says; 'vllm' makes it one.
+    owned_by: what the list of models says; 'vllm' and 'sglang' make it one.
     ssl_context: to serve https.
 
   Attributes:
@@ -82,6 +82,8 @@ class FakeServer:
     tokens: how many were made, for all calls.
     cancelled: calls whose client left before the end.
     connections: how many were made.
+    most_at_once: calls that were answered at the same time.
+    failing: the status by path, of those that are not answered well.
   """
   def __init__(
       self, reply: Reply = Reply(), owned_by: str = 'test', ssl_context=None):
@@ -94,6 +96,8 @@ class FakeServer:
     self.tokens = 0
     self.cancelled = 0
     self.connections = 0
+    self.most_at_once = self._at_once = 0
+    self.failing: dict[str, int] = {}
     self.port = 0
     self._thread: threading.Thread | None = None
 
@@ -175,6 +179,10 @@ class FakeServer:
                 errors='replace')
         },
     }
+    if path in self.failing:
+      reply = Reply(self.failing[path])
+      await _Wire(reader, writer, reply).whole(b'{"detail": "as told"}')
+      return
     if path in answers:
       wire = _Wire(reader, writer, Reply())
       await wire.whole(json.dumps(answers[path]()).encode())
@@ -187,11 +195,15 @@ class FakeServer:
       await wire.whole(reply.body or b'{"error": {"message": "as told"}}')
       return
     await wire.head()
+    self._at_once += 1
+    self.most_at_once = max(self.most_at_once, self._at_once)
     try:
       await self._stream(path, body, reply, wire)
     except ConnectionError:
       self.cancelled += 1
       raise
+    finally:
+      self._at_once -= 1
     await wire.end()
 
   def _reply_for(self, prompt: str) -> Reply:
@@ -202,6 +214,7 @@ class FakeServer:
 
   async def _stream(self, path, body, reply, wire) -> None:
     limit = body.get('max_tokens', body.get('max_completion_tokens', 10**9))
+    options = body.get('stream_options') or {}
     context = _context(body)
     decoder = codecs.getincrementaldecoder('utf-8')(errors='replace')
     is_half = testing_language.ends_amid_character(context)
@@ -227,13 +240,15 @@ class FakeServer:
         if made >= limit:
           finish = 'length'
       if finish or len(tokens) >= reply.tokens_per_event:
-        await wire.event(_event(path, body, text, tokens, finish))
+        event = _event(path, body, text, tokens, finish)
+        if options.get('continuous_usage_stats'):
+          event['usage'] = _usage(body, made)
+        await wire.event(event)
         tokens, text = [], ''
     if reply.cut_before_usage:
       raise _Cut()
-    if (body.get('stream_options') or {}).get('include_usage'):
-      usage = {'prompt_tokens': len(_context(body)), 'completion_tokens': made}
-      await wire.event({'choices': [], 'usage': usage})
+    if options.get('include_usage'):
+      await wire.event({'choices': [], 'usage': _usage(body, made)})
     await wire.chunk(b'data: [DONE]\n\n')
 
   async def _take_time(self, reply, wire) -> None:
@@ -242,6 +257,10 @@ class FakeServer:
       raise ConnectionError('the client left')
 
   async def _then(self, then, wire) -> None:
+    if isinstance(then, tuple):
+      for one in then:
+        await self._then(one, wire)
+      return
     if then == 'cut':
       raise _Cut()
     if then == 'hang':
@@ -249,7 +268,7 @@ class FakeServer:
         await asyncio.sleep(0.01)
         if wire.is_left():
           raise ConnectionError('the client left')
-    if then != 'end':
+    if then and then != 'end':
       await wire.chunk(then)
 
 
@@ -319,6 +338,10 @@ def _context(body: Mapping[str, Any]) -> bytes:
   if isinstance(prompt, str):
     return prompt.encode()
   return testing_language.decode(prompt)
+
+
+def _usage(body, made) -> dict[str, int]:
+  return {'prompt_tokens': len(_context(body)), 'completion_tokens': made}
 
 
 def _event(path, body, text, tokens, finish) -> dict[str, Any]:

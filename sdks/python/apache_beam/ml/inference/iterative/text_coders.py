@@ -45,20 +45,28 @@ class TextCoder(coders.Coder):
     return hash(type(self))
 
 
-_FIELDS = coders.TupleCoder(
-    (TextCoder(), coders.VarIntCoder(), TextCoder(), TextCoder()))
+_FIELDS = coders.TupleCoder((
+    TextCoder(),
+    coders.VarIntCoder(),
+    TextCoder(),
+    TextCoder(),
+    coders.NullableCoder(TextCoder())))
 
 
 class _PartCoder(coders.Coder):
   part_type: type
 
   def encode(self, value):
-    return _FIELDS.encode(
-        (value.request_id, value.index, value.text, value.finish_reason or ''))
+    return _FIELDS.encode((
+        value.request_id,
+        value.index,
+        value.text,
+        value.finish_reason or '',
+        value.error))
 
   def decode(self, encoded):
-    *fields, finish_reason = _FIELDS.decode(encoded)
-    return self.part_type(*fields, finish_reason or None)
+    *fields, finish_reason, error = _FIELDS.decode(encoded)
+    return self.part_type(*fields, finish_reason or None, error)
 
   def is_deterministic(self):
     return True

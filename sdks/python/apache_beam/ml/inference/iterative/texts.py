@@ -21,16 +21,19 @@ import dataclasses
 import re
 
 from apache_beam.ml.inference.iterative.chunk import Chunk
+from apache_beam.ml.inference.iterative.sentence_ends import CLOSING
+from apache_beam.ml.inference.iterative.sentence_ends import ends_sentence
+from apache_beam.ml.inference.iterative.sentence_ends import is_list_mark
 
 __all__ = ['PartialText', 'Sentence', 'cut_sentences', 'grow', 'split']
 
-# These end a sentence if white space follows,
-_ENDS = '.!?…'
-# these whatever follows, as nothing is put between words.
+# These may end a sentence if white space follows,
+_ENDS = '.!?…؟۔।॥'
+# these end it whatever follows, as nothing is put between words.
 _CJK_ENDS = '。！？'
-# Quotes, brackets and Markdown's marks that belong to the sentence before.
-_CLOSING = '"\'”’»)\\]}*_`」』）】》〉'
-_END = re.compile(f'\n|[{_ENDS}{_CJK_ENDS}][{_ENDS}{_CJK_ENDS}{_CLOSING}]*')
+_ANY = re.escape(_ENDS + _CJK_ENDS + CLOSING)
+# With the dots of an ellipsis . . . like this.
+_END = re.compile(rf'\n|[{_ENDS}{_CJK_ENDS}](?: \.(?=[\s{_ANY}]|\Z)|[{_ANY}])*')
 _HAS_CJK_END = re.compile(f'[{_CJK_ENDS}]')
 
 
@@ -43,11 +46,13 @@ class PartialText:
     index: that of the chunk.
     text: from the start; what comes later starts with it.
     finish_reason: on the last one of ``chunk.FINISH_REASONS``, else None.
+    error: as in a Chunk.
   """
   request_id: str
   index: int
   text: str
   finish_reason: str | None = None
+  error: str | None = None
 
   @property
   def is_last(self) -> bool:
@@ -65,11 +70,13 @@ class Sentence:
       Only the last may be without a word, or empty.
     finish_reason: on the last one of ``chunk.FINISH_REASONS``, else None. If it
       is not 'stop', the sentence may be cut short.
+    error: as in a Chunk.
   """
   request_id: str
   index: int
   text: str
   finish_reason: str | None = None
+  error: str | None = None
 
   @property
   def is_last(self) -> bool:
@@ -81,8 +88,9 @@ def split(text: str) -> list[str]:
 
   A sentence ends behind ``. ! ? …`` and the white space after it, behind
   ``。 ！ ？``, and behind a new line. Quotes and brackets that close, and marks
-  of Markdown, belong to the sentence before. Abbreviations are not known: "e.g.
-  this" is cut.
+  of Markdown, belong to the sentence before. Numbers of lists, initials, common
+  abbreviations (English and German) and an ellipsis amid a sentence do not end
+  it. What tells may be the word that follows.
 
   Returns:
     The sentences, and what is left of the text, which may be empty. More text
@@ -90,17 +98,22 @@ def split(text: str) -> list[str]:
   """
   parts, start = [], 0
   for match in _END.finditer(text):
-    end = match.end()
+    end, before = match.end(), text[start:match.start()]
     if match[0] == '\n':
-      if not text[start:match.start()].strip():
+      if not before.strip() or is_list_mark(before):
         continue
     elif end == len(text):
       # The next character tells: "3." may become "3.5", "。" become "。」".
       break
-    elif text[end].isspace():
-      end += 1
     elif not _HAS_CJK_END.search(match[0]):
-      continue
+      if not text[end].isspace():
+        continue
+      is_end = ends_sentence(before, match[0], text[end:])
+      if is_end is None:
+        break
+      if not is_end:
+        continue
+    end += match[0] != '\n' and text[end].isspace()
     parts.append(text[start:end])
     start = end
   return [*parts, text[start:]]
@@ -118,7 +131,8 @@ def grow(held: tuple[str, int],
     The text with it, and what to hold for the next.
   """
   text = held[0] + chunk.text
-  whole = PartialText(chunk.request_id, chunk.index, text, chunk.finish_reason)
+  whole = PartialText(
+      chunk.request_id, chunk.index, text, chunk.finish_reason, chunk.error)
   return [whole], (text, 0)
 
 
@@ -143,5 +157,5 @@ def cut_sentences(held: tuple[str, int],
   ]
   if chunk.is_last:
     sentences[-1] = dataclasses.replace(
-        sentences[-1], finish_reason=chunk.finish_reason)
+        sentences[-1], finish_reason=chunk.finish_reason, error=chunk.error)
   return sentences, (rest, index + len(parts))

@@ -32,7 +32,12 @@ from apache_beam.ml.inference.iterative.texts import split
 
 # What the rules speak of, and a bit of everything else.
 _TEXT = st.text(
-    st.sampled_from('.!?…。！？"”）」*\n \u3000a3我') | st.characters(), max_size=40)
+    st.sampled_from('.!?…。！？"”）」*\n \u3000a3我') | st.characters(),
+    max_size=40) | st.lists(
+        st.sampled_from(
+            'Dr. U.S. etc. 1. 3. p. Jan. J. No. a.m. ... .. . .) ." [...] … '
+            'The The\'re he Mai Maier 5 ** ( " : x X \n \n\n'.split(' ')),
+        max_size=12).map(' '.join)
 
 
 def _chunks(parts):
@@ -82,8 +87,63 @@ class SplitTest(unittest.TestCase):
     for text in ('Hello', 'Hello.', 'Hello."', '你好。', '3.', '', ' \n '):
       self.assertEqual(split(text), [text])
 
-  def test_abbreviations_are_cut(self):
-    self._check('Take fruit, e.g. ', 'apples')
+  def test_sentences_as_a_person_would_cut_them(self):
+    for sentences in (
+        # Lists.
+        ['1. Wash the rice. ', '2. Boil it. ', '3. Eat.'],
+        ['Steps: 1. Wash the rice. ', '2. Boil it.'],
+        ['**1.** Wash it. ', '- 2. Boil it.'],
+        ['1.\nWash it.\n', 'a. Boil it.\n', 'iv. Eat it.'],
+        ['1.2. A part of it. ', '1.3. Another.'],
+        ['It has 12. ', 'That is enough.'],
+        ['It was in 1999. ', 'Then it ended.'],
+        # Initials and acronyms.
+        ['J. K. Rowling and George W. Bush met. ', 'They left.'],
+        ['We are a team, you and I. ', 'Did you see Albert I. Jones?'],
+        ['He works for the U.S. Army in the U.K. ', 'He is far away.'],
+        ['I have lived in the U.S. for years. ', 'Good.'],
+        ['Take vitamin C. ', 'It helps.'],
+        ['He has a Ph.D. in physics. ', 'She has none.'],
+        ['At 5 a.m. Mr. Smith left. ', 'At 6 p.m. ', 'He was back.'],
+        # Abbreviations.
+        ['Dr. Smith met Prof. Jones and Mrs. Lee. ', 'They spoke.'],
+        ['Take fruit, e.g. apples, i.e. what grows. ', 'Eat it.'],
+        ['It is approx. 3.14, cf. Fig. 3 and No. 5, vol. 2. ', 'Yes.'],
+        ['The answer is no. ', 'Try again.'],
+        ['Apple Inc. was founded by Jobs et al. in 1976. ', 'It grew.'],
+        ['Use pots, pans, etc. for it. ', 'Use pots, etc. ', 'Then stir.'],
+        ['In Jan. 2020 it began. ', 'They sat. ', 'Then he rose.'],
+        ['Ask Briggs & Co. ', 'They know what Briggs & Co. Ltd. does.'],
+        ['I see Mt. Fuji from St. Mary Ave. today. ', 'Do you?'],
+        ['Das ist z. B. am 3. Mai so, d. h. bald. ', 'Gut.'],
+        ['Se vede la Sra. Lopez. ', 'Bien.'],
+        # Numbers and addresses.
+        ['It is $3.50 or 1.000. ', 'See https://a.example/b.html?c=1. ', 'OK.'],
+        ['Write to jane.doe@example.com. ', 'She reads main.py. ', 'Always.'],
+        # An ellipsis, and what is said.
+        ['I was ... well, away [...] for a day. ', 'I know.'],
+        ['I was... away. ', 'I never meant that... ', 'She left.'],
+        ['It was . . . odd. . . . ', 'Then it went.'],
+        ['"This is it." she said. ', '"Go!" he said. ', 'They went.'],
+        ['He said: "Go." ', 'She went (at once.) ', 'Good.'],
+        ['She works at Yahoo! in the cellar. ', 'Really?! ', 'Yes.'],
+        ['I said so. ', 'all in small letters. ', 'ok'],
+        ['هل أنت بخير؟ ', 'نعم. ', 'शुभ। ', 'ok']):
+      with self.subTest(sentences=sentences):
+        self._check(*sentences)
+
+  def test_the_word_that_follows_may_tell(self):
+    for text, more, is_end in (
+        ('In the U.S. ', 'The', None), ('In the U.S. ', 'The ', True),
+        ('In the U.S. ', 'Then', None), ('In the U.S. ', 'There,', True),
+        ('In the U.S. ', 'Theresa ', False), ('In the U.S. ', 'army', False),
+        ('Dr. ', 'The ', False), ('Go. ', '', None), ('Go. ', 'T', True),
+        ('Go. ', '"', None), ('Go.\n', '', True), ('Am 3. ', 'Mai', None),
+        ('Am 3. ', 'Mai ', False), ('Am 3. ', 'Maier ', True)):
+      with self.subTest(text=text, more=more):
+        # None: it is open.
+        self.assertEqual([text, more] if is_end else [text + more],
+                         split(text + more))
 
   @given(_TEXT)
   @example('A.\n\nB')
@@ -135,8 +195,8 @@ class CutSentencesTest(unittest.TestCase):
 
   def test_the_last_may_be_empty(self):
     self.assertEqual(
-        _sentences(['A. ', '']),
-        [Sentence('r', 0, 'A. '), Sentence('r', 1, '', 'stop')])
+        _sentences(['So.\n', '']),
+        [Sentence('r', 0, 'So.\n'), Sentence('r', 1, '', 'stop')])
     self.assertEqual(_sentences(['']), [Sentence('r', 0, '', 'stop')])
 
   def test_holds_only_what_is_unfinished(self):

@@ -50,7 +50,7 @@ class VLLMSession(OpenAISession):
           resumes=None,
           backoff=Backoff(max_retries=2))
     except BaseException:
-      shared.release(self._server)
+      self._release()
       raise
 
   @property
@@ -59,6 +59,10 @@ class VLLMSession(OpenAISession):
 
   def close(self):
     super().close()
+    self._release()
+
+  def _release(self):
+    """Once: a session that does not open may have been closed already."""
     server, self._server = self._server, None
     if server is not None:
       self._shared.release(server)

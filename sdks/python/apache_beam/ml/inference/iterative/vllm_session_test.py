@@ -26,6 +26,7 @@ from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.ml.inference.iterative import registry
 from apache_beam.ml.inference.iterative import vllm_arguments
+from apache_beam.ml.inference.iterative.backoff import Backoff
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.session import Delta
 from apache_beam.ml.inference.iterative.session import Request
@@ -40,7 +41,7 @@ from apache_beam.testing.util import equal_to
 
 try:
   from apache_beam.ml.inference import vllm_inference
-  from apache_beam.ml.inference.iterative import openai_session  # pylint: disable=unused-import
+  from apache_beam.ml.inference.iterative import vllm_session
 except (ImportError, AttributeError):
   # Other tests put a mock in the place of a missing openai.
   raise unittest.SkipTest('openai is not installed.')
@@ -90,6 +91,21 @@ class VLLMSessionTest(unittest.TestCase):
     self.addCleanup(patch.stop)
     self.addCleanup(lambda: [process.terminate() for process in self.processes])
 
+  def test_a_session_that_cannot_be_opened_says_why_and_lets_go_once(self):
+    shared = mock.Mock()
+    gone = shared.acquire.return_value
+    with FakeServer() as server:
+      gone.get_server_port.return_value = server.port
+    with mock.patch.object(vllm_session, 'Backoff', lambda **_: Backoff(0)):
+      with self.assertRaisesRegex(RuntimeError, 'does not answer: connection'):
+        vllm_session.VLLMSession(shared, 'test', 'completions')
+    shared.release.assert_called_once_with(gone)
+    shared.release.reset_mock()
+    gone.check_connectivity.side_effect = RuntimeError('no GPU')
+    with self.assertRaisesRegex(RuntimeError, 'no GPU'):
+      vllm_session.VLLMSession(shared, 'test', 'completions')
+    shared.release.assert_called_once_with(gone)
+
   def test_chunks_in_a_pipeline_from_the_server_of_the_handler(self):
     prompts = [f'prompt {i}' for i in range(5)]
     handler = vllm_inference.VLLMCompletionsModelHandler(
@@ -124,6 +140,36 @@ class VLLMSessionTest(unittest.TestCase):
     self.assertIsNone(self.processes[0].code)
     sessions[1].close()
     self.assertEqual(0, self.processes[0].code)
+
+  def test_a_server_that_is_not_reached_is_released_once_with_the_reason(self):
+    released = []
+
+    class Shared:
+      def acquire(self):
+        return self
+
+      def release(self, server):
+        released.append(server)
+
+      def check_connectivity(self):
+        pass
+
+      def get_server_port(self):
+        server = FakeServer().start()
+        server.stop()
+        return server.port
+
+    shared = Shared()
+    with mock.patch.object(
+        vllm_session,
+        'Backoff', lambda max_retries: Backoff(max_retries, initial_secs=0.01)):
+      with self.assertRaisesRegex(RuntimeError, 'does not answer: connection'):
+        vllm_session.VLLMSession(shared, 'test', 'completions')
+    self.assertEqual(released, [shared])
+    shared.check_connectivity = mock.Mock(side_effect=OSError('no such port'))
+    with self.assertRaisesRegex(OSError, 'no such port'):
+      vllm_session.VLLMSession(shared, 'test', 'completions')
+    self.assertEqual(released, [shared, shared])
 
   def test_a_server_that_dies_is_started_again_and_texts_gone_on_from(self):
     handler = vllm_inference.VLLMCompletionsModelHandler('test')

@@ -49,7 +49,7 @@ class VLLMSessions(SupportsSessions):
     self._server_tag = f'vllm-{uuid.uuid4().hex}'
 
   def open_session(self) -> Session:
-    # Here, since openai may be missing where the pipeline is built.
+    # Here, since httpx may be missing where the pipeline is built.
     from apache_beam.ml.inference.iterative.vllm_session import VLLMSession
     shared = multi_process_shared.MultiProcessShared(
         self.load_model, tag=self._server_tag, always_proxy=True)
