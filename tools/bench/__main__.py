@@ -50,10 +50,13 @@ def overhead(layout: Layout, args) -> tuple[str, dict]:
 
 def policy(layout: Layout, args) -> tuple[str, dict]:
   from tools.bench import policy as part
+  from tools.bench import waiting
   folder = layout.build / 'drifts'
   folder.mkdir(parents=True, exist_ok=True)
   figures = {'drifts': part.on_drifts(folder, _SEED)}
-  tables = [part.replay_table(figures['drifts'])]
+  waits = waiting.run()
+  figures['waiting'] = [dataclasses.asdict(figure) for figure in waits]
+  tables = [part.replay_table(figures['drifts']), waiting.table(waits)]
   if args.trace:
     figures['bundle'] = part.within_a_bundle(
         part.read_lengths(args.trace, args.column))

@@ -151,6 +151,8 @@ def _advice(path, column, time_column, fixed_cost, speedup, wait):
         f'--speedup={speedup}',
         f'--max_wait_secs={wait}',
         f'--max_batch_size={_BATCH_SIZE}',
+        # Costs alone: of a model that is never busy.
+        '--load=0',
         '--format=json'
     ])
   if status:
