@@ -69,7 +69,7 @@ bench: build ## Benchmarks against the released SDK, in build/bench-*.json (TRAC
 	@$(if $(TRACE),$(VENV) -m apache_beam.testing.benchmarks.batching_replay \
 	  $(TRACE) --column ContextTokens --time_column TIMESTAMP --speedup 20 \
 	  --max_wait_secs 5 --runner=PrismRunner --prism_location=build/bin/prism \
-	  --streaming --baseline | tee build/bench-replay.json)
+	  --streaming --baseline --loads 0.2,0.6,0.9 | tee build/bench-replay.txt)
 
 soak: build ## The tests with 50 times the examples, longer campaigns, real servers
 	@HYPOTHESIS_PROFILE=soak $(VENV) -m tools.tests --timeout=0

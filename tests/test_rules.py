@@ -72,6 +72,7 @@ def test_readme_shows_the_series_as_it_is():
         'buffer_state.py',
         'cost_model.py',
         'fixed_boundaries.py',
+        'flushing.py',
         'learned.py',
         'least_cost.py',
         'options.py',
@@ -82,7 +83,7 @@ def test_readme_shows_the_series_as_it_is():
         'memory_limit.py',
         'offline_bound.py',
         'validation.py',
-        'waiting.py'
+        'work_conserving.py',
     ])
 def test_policy_imports_nothing_from_beam(name: str):
   package = _ROOT / 'sdks/python/apache_beam/transforms/batching'

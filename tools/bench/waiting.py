@@ -202,8 +202,8 @@ def _oldest(lengths: Sequence[int], times: Sequence[float], model: Model):
 def _worth_most(worker, first):
   """The neighbours of an element whose prices exceed their cost the most."""
   found = [length for length, _ in worker.waiting]
-  index = next(i for i, (_, number) in enumerate(worker.waiting)
-               if number == first)
+  index = next(
+      i for i, (_, number) in enumerate(worker.waiting) if number == first)
   fixed = worker.cost(0, 0)
   paid = [0.0]
   for length in found:

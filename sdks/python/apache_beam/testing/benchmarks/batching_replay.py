@@ -22,12 +22,16 @@
         --max_wait_secs 5 --runner=PrismRunner --streaming [--baseline]
 
 With --streaming each element arrives when the file says, otherwise all at once,
-and then there are no waits. The cost is frozen at --fixed_cost, so the advisor
-predicts the cost_ratio. A model is stood in for by a sleep that follows the
-cost; --load says which part of the time it would be busy without padding.
-Prints one JSON object; with --baseline one for each way: smart, which fills
-batches, smart_hurried, which does not wait for that, and beam_default, 2.77's
-stateful path with its default boundaries.
+and then there are no waits. The cost is frozen at --fixed_cost. A model is stood
+in for by a sleep that follows the cost; --load says which part of the time it
+would be busy without padding, and it serves --model_concurrency calls at once.
+--loads runs each of several loads. With --baseline each load runs four ways:
+smart (optimize_for='latency'), smart_cost ('cost'), beam_default, which is 2.77's
+stateful path as it is, and beam_best, the same with the batch size that a replay
+on a virtual clock finds the best for its 95th percentile of the latency.
+
+Prints a table, or with --format json the figures: of smart, with --baseline by
+way, and with --loads by load.
 """
 
 # pytype: skip-file
@@ -40,7 +44,9 @@ import os
 import resource
 import sys
 import tempfile
+import threading
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,12 +57,16 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.transforms import window
 from apache_beam.transforms.batching import opt_in
+from apache_beam.transforms.batching.advisor import policies
 from apache_beam.transforms.batching.advisor.reading import Arrivals
 from apache_beam.transforms.batching.advisor.reading import InputError
 from apache_beam.transforms.batching.advisor.reading import check_numbers
 from apache_beam.transforms.batching.advisor.reading import read
+from apache_beam.transforms.batching.advisor.report import as_markdown
+from apache_beam.transforms.batching.fixed_boundaries import FixedBoundaries
 from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.batching.replay import replay
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
 
 _TICK_SECS = 0.05
@@ -71,13 +81,22 @@ _EXPERIMENTS = ('--experiments=prism_disable_sdf_split', )
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-  """How elements are batched; hurry is None for 2.77's path."""
+  """How elements are batched.
+
+  Args:
+    name: of the figures.
+    optimize_for: that of BatchingOptions; None: 2.77's path.
+    batch_size: the one that 2.77's path fills; None: the maximum.
+  """
   name: str
-  hurry: float | None
+  optimize_for: str | None
+  batch_size: int | None = None
 
 
-_SMART = Way('smart', 0.0)
-_WAYS = (_SMART, Way('smart_hurried', 1.0), Way('beam_default', None))
+_SMART = Way('smart', 'latency')
+_WAYS = (_SMART, Way('smart_cost', 'cost'), Way('beam_default', None))
+# The calls that the model of a process serves at once.
+_CALLS: dict[str, threading.Semaphore] = {}
 
 
 class _Arrive(beam.DoFn):
@@ -98,14 +117,22 @@ class _Arrive(beam.DoFn):
 
 class _Model(beam.DoFn):
   """Takes as long as the cost of a batch says; describes it as JSON."""
-  def __init__(self, cost: Cost, secs_per_token: float):
+  def __init__(self, cost: Cost, secs_per_token: float, concurrency: int):
     self._cost = cost
     self._secs_per_token = secs_per_token
+    self._concurrency = concurrency
+    self._name = uuid.uuid4().hex
+
+  def setup(self):
+    # One for all instances of this DoFn in the process.
+    self._calls = _CALLS.setdefault(
+        self._name, threading.Semaphore(self._concurrency))
 
   def process(self, batch):
     longest = max(length for _, length, _ in batch)
     left = time.time()
-    time.sleep(self._secs_per_token * self._cost.of(len(batch), longest))
+    with self._calls:
+      time.sleep(self._secs_per_token * self._cost.of(len(batch), longest))
     yield json.dumps({
         'indices': [index for index, _, _ in batch],
         'longest': longest,
@@ -116,9 +143,11 @@ class _Model(beam.DoFn):
     })
 
 
-def run(arrivals: Arrivals, way: Way, args, flags: Sequence[str]) -> dict:
+def run(
+    arrivals: Arrivals, way: Way, load: float, args,
+    flags: Sequence[str]) -> dict:
   """Runs one way; returns its figures, None for those that it has not."""
-  smart = way.hurry is not None
+  smart = way.optimize_for is not None
   options = PipelineOptions([
       *flags,
       *_EXPERIMENTS,
@@ -129,22 +158,25 @@ def run(arrivals: Arrivals, way: Way, args, flags: Sequence[str]) -> dict:
   batching = None
   if smart:
     batching = BatchingOptions(
-        max_padded_size=args.max_padded_size, cost=cost, hurry=way.hurry)
+        max_padded_size=args.max_padded_size,
+        cost=cost,
+        optimize_for=way.optimize_for)
+  size = way.batch_size or args.max_batch_size
   secs_per_token = 0.0
   if streaming:
-    secs_per_token = args.load * arrivals.times[-1] / sum(arrivals.lengths)
+    secs_per_token = load * arrivals.times[-1] / sum(arrivals.lengths)
   with tempfile.TemporaryDirectory() as folder:
     out = os.path.join(folder, 'batches.jsonl')
     p = beam.Pipeline(options=options)
     _ = (
         _source(p, arrivals, streaming)
         | beam.BatchElements(
-            max_batch_size=args.max_batch_size,
-            min_batch_size=1 if smart else args.max_batch_size,
+            max_batch_size=size,
+            min_batch_size=1 if smart else size,
             max_batch_duration_secs=args.max_wait_secs,
             length_fn=lambda element: element[1],
             options=batching)
-        | beam.ParDo(_Model(cost, secs_per_token))
+        | beam.ParDo(_Model(cost, secs_per_token, args.model_concurrency))
         | beam.WithKeys(None)
         | beam.GroupByKey()
         | beam.MapTuple(lambda _, lines: _append(out, lines)))
@@ -153,6 +185,7 @@ def run(arrivals: Arrivals, way: Way, args, flags: Sequence[str]) -> dict:
     with open(out, encoding='utf-8') as file:
       batches = [json.loads(line) for line in file]
   return {
+      'max_batch_size': size,
       **_figures(arrivals, batches, args.fixed_cost, streaming),
       'state_reads_per_element': _reads(result, len(arrivals.lengths))
       if smart else None,
@@ -219,6 +252,79 @@ def _figures(arrivals, batches, fixed_cost, streaming):
   }
 
 
+def _loads(args) -> list[float]:
+  if args.loads is None:
+    return [args.load]
+  try:
+    loads = [float(load) for load in args.loads.split(',')]
+  except ValueError as e:
+    raise InputError(f'--loads={args.loads}: {e}') from e
+  if min(loads) < 0:
+    raise InputError(f'--loads={args.loads}: must not be negative.')
+  return loads
+
+
+def _beam_best(arrivals, load, args, streaming) -> Way:
+  """2.77's path with the batch size of the least 95th percentile latency."""
+  sizes = [2**i for i in range(args.max_batch_size.bit_length())]
+  if not streaming or not load:
+    return Way('beam_best', None)
+  model = policies.model_of(
+      arrivals.lengths,
+      arrivals.times,
+      policies.Question(
+          Cost(args.fixed_cost, 1), args.max_batch_size, load=load))
+
+  def p95(size):
+    return np.percentile(
+        replay(
+            arrivals.lengths,
+            arrivals.times,
+            FixedBoundaries(policies.BEAM_DEFAULT, size),
+            args.max_wait_secs,
+            model).latencies,
+        95)
+
+  return Way('beam_best', None, min(sizes, key=p95))
+
+
+def _as_json(by_load, args) -> str:
+  answer = {
+      load: figures if args.baseline else figures['smart']
+      for load, figures in by_load.items()
+  }
+  if args.loads is None:
+    (answer, ) = answer.values()
+  return json.dumps(answer, indent=2)
+
+
+_COLUMNS = {
+    'max_batch_size': ('size', 'd'),
+    'elements_per_second': ('elements/s', '.1f'),
+    'wait_max': ('longest wait (s)', '.2f'),
+    'latency_p50': ('latency p50', '.3f'),
+    'latency_p95': ('p95 (s)', '.3f'),
+    'padding_ratio': ('padding ratio', '.3f'),
+    'cost_ratio': ('cost ratio', '.3f'),
+    'missing': ('missing', 'd'),
+    'doubled': ('doubled', 'd'),
+}
+
+
+def _table(by_load) -> str:
+  rows = [['load', 'way', *(title for title, _ in _COLUMNS.values())]]
+  for load, ways in by_load.items():
+    for name, figures in ways.items():
+      rows.append([
+          load,
+          name,
+          *(
+              '-' if figures[key] is None else format(figures[key], how)
+              for key, (_, how) in _COLUMNS.items())
+      ])
+  return as_markdown(rows)
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
       prog='python -m apache_beam.testing.benchmarks.batching_replay',
@@ -235,8 +341,15 @@ def _parser() -> argparse.ArgumentParser:
   add('--max_padded_size', type=int, help='longest times count')
   add('--fixed_cost', type=float, default=200, help='of a call, in tokens')
   add('--load', type=float, default=0.1, help='of the model, from 0 to 1')
+  add('--loads', help='several, such as 0.2,0.5,0.8; each is run')
+  add(
+      '--model_concurrency',
+      type=int,
+      default=1,
+      help='calls that the model serves at once')
   add('--elements', type=int, help='the first of the file')
-  add('--baseline', action='store_true', help='run 2.77 and both ends too')
+  add('--baseline', action='store_true', help='run 2.77 and smart_cost too')
+  add('--format', choices=('table', 'json'), default='table')
   return parser
 
 
@@ -249,8 +362,10 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise InputError('--streaming needs --time_column.')
     check_numbers(
         args,
-        positive=('speedup', 'max_wait_secs', 'max_batch_size'),
+        positive=(
+            'speedup', 'max_wait_secs', 'max_batch_size', 'model_concurrency'),
         not_negative=('fixed_cost', 'load'))
+    loads = _loads(args)
     arrivals = read(
         args.lengths,
         args.column,
@@ -264,9 +379,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     arrivals = Arrivals(
         arrivals.lengths[:args.elements],
         arrivals.times and arrivals.times[:args.elements])
-  ways = _WAYS if args.baseline else (_SMART, )
-  figures = {way.name: run(arrivals, way, args, flags) for way in ways}
-  print(json.dumps(figures if args.baseline else figures['smart'], indent=2))
+  by_load = {}
+  for number, load in enumerate(loads):
+    ways = (_SMART, )
+    if args.baseline:
+      ways = (*_WAYS, _beam_best(arrivals, load, args, streaming))
+    by_load[f'{load:g}'] = figures = {}
+    for way in ways:
+      done = number * len(ways) + len(figures)
+      print(
+          f'batching_replay: {done} of {len(loads) * len(ways)} done, now '
+          f'{way.name} at load {load:g}',
+          file=sys.stderr,
+          flush=True)
+      figures[way.name] = run(arrivals, way, load, args, flags)
+  print(_as_json(by_load, args) if args.format == 'json' else _table(by_load))
   return 0
 
 

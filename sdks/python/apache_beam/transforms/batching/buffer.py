@@ -35,7 +35,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from apache_beam.transforms.batching.waiting import Leaving
+from apache_beam.transforms.batching.flushing import Span
 
 __all__ = ['BUCKETS', 'Buffer', 'Entry', 'Taken']
 
@@ -48,8 +48,8 @@ _ADAPT_AFTER = 16
 _MOST_REMOVED = 64
 _VERSION = 2
 # Version, nonce, next number, how many entries and removed numbers were logged,
-# hold, gathers_until, and how many elements each bucket has in state.
-_HEADER = struct.Struct(f'>BQqqqq{BUCKETS}I')
+# hold, gathers_until, timer, and how many elements each bucket has in state.
+_HEADER = struct.Struct(f'>BQqqqqq{BUCKETS}I')
 _ADDED, _REMOVED = 0, 1
 # Kind, and how many values an entry has.
 _RECORD = struct.Struct('>BB')
@@ -84,6 +84,7 @@ class Buffer:
     hold: the event time, in microseconds, before which nothing may be emitted.
     gathers_until: the time, in microseconds, before which nothing is due; 0
       where what is due is flushed.
+    timer: when the deadline's timer fires, in microseconds; 0 if it is not set.
     nbytes: of all elements.
     held: how many elements are buffered in each bucket.
     stored: how many of each bucket are in state, with some of those removed.
@@ -93,7 +94,7 @@ class Buffer:
   def __init__(self):
     self.lengths: list[int] = []
     self.hold = 0
-    self.gathers_until = 0
+    self.gathers_until = self.timer = 0
     self.nbytes = 0
     self.held = [0] * BUCKETS
     self.stored = [0] * BUCKETS
@@ -121,12 +122,8 @@ class Buffer:
       arrived: int,
       timestamp: int,
       nbytes: int,
-      values: Sequence[float]) -> tuple[int, int, int]:
-    """Adds an element.
-
-    Returns:
-      Its number, its bucket and its index among the lengths.
-    """
+      values: Sequence[float]) -> tuple[int, int]:
+    """Adds an element; returns its number and its bucket."""
     if self._next % _ADAPT_AFTER == 0:
       self._adapt()
     number, self._next = self._next, self._next + 1
@@ -140,7 +137,12 @@ class Buffer:
     index = bisect_right(self.lengths, length)
     self._numbers.insert(index, number)
     self.lengths.insert(index, length)
-    return number, bucket, index
+    return number, bucket
+
+  @property
+  def added(self) -> int:
+    """How many elements were ever added."""
+    return self._next
 
   def _enter(self, number, entry):
     self._entries[number] = entry
@@ -168,18 +170,18 @@ class Buffer:
       heapq.heappop(self._arrivals)
     return self._arrivals[0]
 
-  def nbytes_of(self, run: Leaving) -> int:
+  def nbytes_of(self, run: Span) -> int:
     """How many bytes its elements take."""
     numbers = self._numbers[run.start:run.end]
     return sum(self._entries[number].nbytes for number in numbers)
 
   def within(
       self,
-      run: Leaving,
+      run: Span,
       index: int,
       limits: Sequence[float],
       is_too_large: Callable[[int, int], bool] = lambda count, longest: False
-  ) -> Leaving:
+  ) -> Span:
     """The part of a run around an index that keeps all limits.
 
     What is farther in length from the index stays. A single element is flushed
@@ -209,9 +211,9 @@ class Buffer:
         out = start
         start += 1
       sums = [a - b for a, b in zip(sums, values[out])]
-    return Leaving(start, end)
+    return Span(start, end)
 
-  def take(self, run: Leaving) -> Taken:
+  def take(self, run: Span) -> Taken:
     """Removes a batch."""
     numbers = self._numbers[run.start:run.end]
     del self._numbers[run.start:run.end], self.lengths[run.start:run.end]
@@ -256,6 +258,7 @@ class Buffer:
         self._logged,
         self.hold,
         self.gathers_until,
+        self.timer,
         *self.stored) + array('q', self._edges).tobytes()
 
   def log(self) -> tuple[bool, list[bytes]]:
@@ -311,7 +314,7 @@ class Buffer:
     cls.nonce_of(header)
     buffer, edges = cls(), array('q')
     _, _, buffer._next, buffer._logged, *rest = _HEADER.unpack_from(header)
-    buffer.hold, buffer.gathers_until, *buffer.stored = rest
+    buffer.hold, buffer.gathers_until, buffer.timer, *buffer.stored = rest
     edges.frombytes(header[_HEADER.size:])
     buffer._edges = edges.tolist()
     added, removed = {}, set()

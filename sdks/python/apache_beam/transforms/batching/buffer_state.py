@@ -122,7 +122,7 @@ class StoredBuffer:
   def store(self) -> None:
     """Writes what has changed; nothing stays of an empty buffer."""
     buffer = self.buffer
-    self.elements.compact()
+    self.elements.store()
     if not len(buffer):
       if not self._was_empty:
         self._header.clear()
@@ -149,12 +149,13 @@ class Elements:
     self._buffer = buffer
     self._bags = bags
     self._touched: set[int] = set()
+    # Numbers of what is not in state yet, by bucket.
+    self._new: dict[int, list[int]] = collections.defaultdict(list)
     self.known = known
     self.read = 0
 
   def add(self, bucket: int, number: int, element: Any) -> None:
-    self._bags[bucket].add((number, element))
-    self._buffer.stored[bucket] += 1
+    self._new[bucket].append(number)
     self.known[number] = element
 
   def take(self, taken: Taken) -> list[Any]:
@@ -174,17 +175,21 @@ class Elements:
       if number in self._buffer or number in wanted:
         self.known.setdefault(number, element)
 
-  def compact(self) -> None:
-    """Writes buckets anew of which most was removed: twice at most."""
-    for bucket in self._touched:
-      held = self._buffer.held[bucket]
-      if held and self._buffer.stored[bucket] <= 2 * held + _MOST_REMOVED:
-        continue
-      numbers = self._buffer.in_bucket(bucket)
-      if any(number not in self.known for number in numbers):
-        self._read(bucket, ())
-      self._bags[bucket].clear()
+  def store(self) -> None:
+    """Writes what was added and not removed since, and buckets anew of which most
+    was removed: twice at most."""
+    buffer = self._buffer
+    for bucket in self._touched | self._new.keys():
+      held, stored = buffer.held[bucket], buffer.stored[bucket]
+      numbers = [n for n in self._new.pop(bucket, ()) if n in buffer]
+      if stored and (not held or
+                     stored + len(numbers) > 2 * held + _MOST_REMOVED):
+        numbers = buffer.in_bucket(bucket)
+        if any(number not in self.known for number in numbers):
+          self._read(bucket, ())
+        self._bags[bucket].clear()
+        buffer.stored[bucket] = 0
       for number in numbers:
         self._bags[bucket].add((number, self.known[number]))
-      self._buffer.stored[bucket] = held
+      buffer.stored[bucket] += len(numbers)
     self._touched.clear()

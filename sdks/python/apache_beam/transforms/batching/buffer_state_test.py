@@ -24,7 +24,7 @@ from apache_beam.transforms.batching.buffer import BUCKETS
 from apache_beam.transforms.batching.buffer import Buffer
 from apache_beam.transforms.batching.buffer_state import BufferCache
 from apache_beam.transforms.batching.buffer_state import Elements
-from apache_beam.transforms.batching.waiting import Leaving
+from apache_beam.transforms.batching.flushing import Span
 
 
 class _Bag:
@@ -81,31 +81,33 @@ class BufferCacheTest(unittest.TestCase):
 class ElementsTest(unittest.TestCase):
   @given(
       st.lists(
-          st.one_of(st.integers(0, 50), st.sampled_from(['take', 'forget'])),
+          st.one_of(
+              st.integers(0, 50), st.sampled_from(['take', 'store', 'forget'])),
           max_size=200))
   def test_each_is_taken_once_whatever_is_known(self, steps):
     buffer, bags = Buffer(), [_Bag() for _ in range(BUCKETS)]
     elements, expected, taken, removed = Elements(buffer, bags, {}), {}, [], 0
-    for step in steps:
-      if step == 'forget':
-        elements = Elements(buffer, bags, {})
+    for step in [*steps, 'store']:
+      if step in ('store', 'forget'):
+        elements.store()
+        if step == 'forget':
+          elements = Elements(buffer, bags, {})
+        in_state = {pair for bag in bags for pair in bag.held}
+        self.assertLessEqual(set(expected.items()), in_state)
+        self.assertEqual([len(bag.held) for bag in bags], buffer.stored)
+        for held, stored in zip(buffer.held, buffer.stored):
+          self.assertLessEqual(stored, 2 * held + 16)
       elif step == 'take':
         if len(buffer):
-          batch = buffer.take(Leaving(0, min(3, len(buffer))))
+          batch = buffer.take(Span(0, min(3, len(buffer))))
           found = elements.take(batch)
           self.assertEqual(found, [expected.pop(n) for n in batch.numbers])
           taken += found
           removed += len(found)
-          elements.compact()
       else:
-        number, bucket, _ = buffer.add(step, 0, 0, 1, [1])
+        number, bucket = buffer.add(step, 0, 0, 1, [1])
         expected[number] = f'{number}'
         elements.add(bucket, number, f'{number}')
-      in_state = {pair for bag in bags for pair in bag.held}
-      self.assertLessEqual(set(expected.items()), in_state)
-      self.assertEqual([len(bag.held) for bag in bags], buffer.stored)
-      for held, stored in zip(buffer.held, buffer.stored):
-        self.assertLessEqual(stored, 2 * held + 16)
     self.assertEqual(len(taken), len(set(taken)))
     # Written when it is added, and again where as many were removed.
     added = len(taken) + len(expected)

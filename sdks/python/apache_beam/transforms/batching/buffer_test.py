@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from apache_beam.transforms.batching.buffer import BUCKETS
 from apache_beam.transforms.batching.buffer import Buffer
-from apache_beam.transforms.batching.waiting import Leaving
+from apache_beam.transforms.batching.flushing import Span
 
 _int64 = st.integers(-(2**63), 2**63 - 1)
 _arrivals = st.lists(
@@ -83,7 +83,7 @@ class BufferTest(unittest.TestCase):
     while len(buffer):
       first.append(buffer.first_arrival())
       index = buffer.oldest()
-      taken += buffer.take(Leaving(index, index + 1)).numbers
+      taken += buffer.take(Span(index, index + 1)).numbers
     self.assertEqual(first, sorted(arrived for _, arrived in arrivals))
     self.assertEqual(
         taken, sorted(range(len(arrivals)), key=lambda i: (arrivals[i][1], i)))
@@ -93,7 +93,7 @@ class BufferTest(unittest.TestCase):
     for at in range(1, 10_000):
       buffer.add(1, at, 0, 1, [0])
       log.store(buffer)
-      buffer.take(Leaving(0, 1))
+      buffer.take(Span(0, 1))
       self.assertLess(len(buffer._arrivals), 100)
       self.assertLess(sum(map(len, log.records)), 10_000)
     self.assertEqual(buffer.first_arrival(), 0)
@@ -103,7 +103,7 @@ class BufferTest(unittest.TestCase):
     buffer = _buffer(arrivals)
     start = data.draw(st.integers(0, len(arrivals) - 1))
     end = data.draw(st.integers(start + 1, len(arrivals)))
-    taken = buffer.take(Leaving(start, end))
+    taken = buffer.take(Span(start, end))
     ordered = sorted(range(len(arrivals)), key=lambda i: (arrivals[i][0], i))
     self.assertEqual(taken.numbers, ordered[start:end])
     self.assertEqual([entry.length for entry in taken.entries],
@@ -119,8 +119,7 @@ class BufferTest(unittest.TestCase):
     start = data.draw(st.integers(0, index))
     end = data.draw(st.integers(index + 1, len(arrivals)))
     run = buffer.within(
-        Leaving(start, end),
-        index, [limit], lambda count, longest: count > most)
+        Span(start, end), index, [limit], lambda count, longest: count > most)
     self.assertTrue(start <= run.start <= index < run.end <= end)
     values = [v for v, in buffer.values()[run.start:run.end]]
     if len(values) > 1:
@@ -143,7 +142,7 @@ class BufferTest(unittest.TestCase):
       if data.draw(st.booleans()):
         start = data.draw(st.integers(0, len(buffer) - 1))
         end = data.draw(st.integers(start + 1, min(len(buffer), start + 3)))
-        for _ in buffer.take(Leaving(start, end)).numbers:
+        for _ in buffer.take(Span(start, end)).numbers:
           buffer.arrived.popleft()
       if data.draw(st.booleans()) and len(buffer):
         log.store(buffer)

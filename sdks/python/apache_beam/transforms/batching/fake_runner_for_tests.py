@@ -95,10 +95,12 @@ class FakeRunner:
   when they are told to. Keeps what is emitted: elements, timestamp, and when."""
   def __init__(self, options=None, wait=WAIT, **kwargs):
     self.now = 100.0
+    # Of a clock that goes on while nothing happens.
+    self.ticks = lambda: 0.0
     batch = beam.BatchElements(
         length_fn=lambda element: element[1],
         max_batch_duration_secs=wait,
-        clock=lambda: self.now,
+        clock=lambda: self.now + self.ticks(),
         options=options,
         **kwargs)
     within_bundle = by_length.length_batching_do_fn(

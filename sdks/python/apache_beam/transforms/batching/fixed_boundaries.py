@@ -21,23 +21,27 @@ from bisect import bisect_left
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from apache_beam.transforms.batching.waiting import Leaving
-from apache_beam.transforms.batching.waiting import WaitingPolicy
+from apache_beam.transforms.batching.flushing import FlushPolicy
+from apache_beam.transforms.batching.flushing import Span
 
 __all__ = ['FixedBoundaries']
 
 
-class FixedBoundaries(WaitingPolicy):
-  """Elements between two boundaries leave when they are enough or one is due.
+class FixedBoundaries(FlushPolicy):
+  """Elements between two boundaries are flushed when there are enough of them.
 
   As ``WithLengthBucketKey``: boundaries [10, 50] make the buckets below 10,
   from 10 and from 50. Without boundaries there is one, in arrival order but for
-  the order inside of a batch.
+  the order inside of a batch. A bucket is also flushed when one of its elements
+  is due, or, if it is work-conserving, when the model is idle and the oldest
+  element is in it.
 
   Args:
     boundaries: lengths, ascending.
     max_batch_size: how many elements are enough.
     max_padded_size: the largest padded size of a batch; None for no bound.
+    is_work_conserving: whether an idle model is given what is there.
+    min_batch_size: fewer buffered elements are flushed when one is due only.
 
   Raises:
     ValueError: if boundaries are not ascending or a limit is not positive.
@@ -46,7 +50,9 @@ class FixedBoundaries(WaitingPolicy):
       self,
       boundaries: Sequence[int],
       max_batch_size: int,
-      max_padded_size: int | None = None):
+      max_padded_size: int | None = None,
+      is_work_conserving: bool = False,
+      min_batch_size: int = 1):
     if list(boundaries) != sorted(set(boundaries)):
       raise ValueError(f'boundaries={boundaries!r} must ascend.')
     for name, value in (('max_batch_size', max_batch_size),
@@ -56,23 +62,40 @@ class FixedBoundaries(WaitingPolicy):
     self._boundaries = list(boundaries)
     self._max_batch_size = max_batch_size
     self._max_padded_size = max_padded_size
+    self._is_work_conserving = is_work_conserving
+    self._min_batch_size = min_batch_size
 
-  def arrived(self, lengths: Sequence[int], index: int,
-              number: int) -> list[Leaving]:
-    start, end = self._bucket(lengths, index)
-    count, largest = end - start, self._max_padded_size
-    full = count >= self._max_batch_size
-    if largest is not None and count * lengths[end - 1] >= largest:
-      full = True
-    return [self.due(lengths, index)] if full else []
+  def added(self, lengths: Sequence[int], first: int, last: int) -> list[Span]:
+    spans, index = [], 0
+    while index < len(lengths):
+      _, end = self._bucket(lengths, index)
+      while self._is_full(end - index, lengths[end - 1]):
+        spans.append(self._span(lengths, index, end, index))
+        index = spans[-1].end
+      index = end
+    return spans
 
-  def due(self, lengths: Sequence[int], index: int) -> Leaving:
+  def _is_full(self, count, longest):
+    largest = self._max_padded_size
+    return count >= self._max_batch_size or (
+        largest is not None and count * longest >= largest)
+
+  def idle(self, lengths: Sequence[int], index: int) -> Span | None:
+    if not self._is_work_conserving or len(lengths) < self._min_batch_size:
+      return None
+    return self.due(lengths, index)
+
+  def due(self, lengths: Sequence[int], index: int) -> Span:
     start, end = self._bucket(lengths, index)
+    return self._span(lengths, start, end, index)
+
+  def _span(self, lengths, start, end, index):
+    """The part of a bucket around an index that is no larger than it may be."""
     start = max(start, index + 1 - self._most(lengths[index]))
     end = min(end, start + self._max_batch_size)
     while end > index + 1 and end - start > self._most(lengths[end - 1]):
       end -= 1
-    return Leaving(start, end)
+    return Span(start, end)
 
   def _most(self, longest):
     """The most elements of a batch padded to a length."""

@@ -19,6 +19,7 @@
 
 import itertools
 import logging
+import time
 import unittest
 
 import apache_beam as beam
@@ -81,13 +82,18 @@ class FlushReasonsTest(unittest.TestCase):
         options=BatchingOptions(max_buffered_secs=1))
 
   def test_across_bundles(self):
-    self._check('window_end', max_batch_duration_secs=3600)
-    self._check('deadline', max_batch_duration_secs=20, clock=_clock)
-    for reason, options in (
-        ('full', BatchingOptions(max_buffered_elements=20)),
-        ('memory', BatchingOptions(max_buffered_bytes=500)),
-        ('limit', BatchingOptions(max_padded_size=150))):
-      self._check(reason, max_batch_duration_secs=3600, options=options)
+    self._check('idle', max_batch_duration_secs=3600)
+    for reason, secs, options in (
+        ('window_end', 3600, {}),
+        ('deadline', 20, {}),
+        ('full', 3600, {'max_buffered_elements': 20}),
+        ('memory', 3600, {'max_buffered_bytes': 500}),
+        ('limit', 3600, {'max_padded_size': 150})):
+      self._check(
+          reason,
+          max_batch_duration_secs=secs,
+          clock=_clock if secs == 20 else time.time,
+          options=BatchingOptions(optimize_for='cost', **options))
 
   def test_no_deadline(self):
     left, _ = self._left(max_batch_duration_secs=0)

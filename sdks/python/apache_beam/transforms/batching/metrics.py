@@ -38,12 +38,14 @@ __all__ = ['BATCH_ELEMENTS', 'BatchingMetrics', 'REASONS', 'metrics_table']
 BATCH_ELEMENTS = 'BatchElements'
 # Why a batch was emitted: the buffer held as many elements, bytes or seconds of
 # the model's time as it may, an element had waited for as long as it may, the
-# window or the bundle ended, or its only element alone exceeds a limit.
+# model was idle, the window or the bundle ended, or its only element alone
+# exceeds a limit.
 REASONS = (
     'full',
     'memory',
     'model_time',
     'deadline',
+    'idle',
     'window_end',
     'bundle_end',
     'limit')

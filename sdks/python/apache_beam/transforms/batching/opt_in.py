@@ -125,17 +125,14 @@ def check_options(
     raise ValueError(
         'BatchElements: options requires length_fn to be set '
         '(batch_length_fn of a ModelHandler).')
-  for name in ('hurry', 'shards'):
-    if getattr(options, name) and max_batch_duration_secs is None:
-      raise ValueError(
-          f'BatchElements: BatchingOptions({name}={getattr(options, name)!r}) '
-          'needs max_batch_duration_secs, without which no element waits '
-          'beyond its bundle.')
-  if options.hurry and bucket_boundaries:
-    raise ValueError(
-        f'BatchElements: BatchingOptions(hurry={options.hurry!r}) has no effect '
-        'with bucket_boundaries (batch_bucket_boundaries of a ModelHandler), '
-        'whose batches leave when they are full or due. Leave one of them out.')
+  if max_batch_duration_secs is None:
+    for name, default in (('optimize_for', 'latency'), ('shards', None)):
+      value = getattr(options, name)
+      if value != default:
+        raise ValueError(
+            f'BatchElements: BatchingOptions({name}={value!r}) needs '
+            'max_batch_duration_secs, without which no element is buffered '
+            'beyond its bundle.')
   if min_batch_size > options.max_buffered_elements:
     raise ValueError(
         f'BatchElements: min_batch_size={min_batch_size!r} is more than '

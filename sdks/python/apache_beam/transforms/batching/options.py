@@ -19,6 +19,9 @@
 
 import dataclasses
 import numbers
+from typing import Literal
+from typing import get_args
+from typing import get_type_hints
 
 from apache_beam.transforms.batching.least_cost import Cost
 
@@ -52,9 +55,10 @@ class BatchingOptions:
       where the cost is given.
     cost: what a batch costs, where it is not to be learned from the time that
       batches take. In any unit.
-    hurry: with max_batch_duration_secs, how soon batches leave, from 0, as
-      full as it pays, by way of 0.5, as soon as a batch is as cheap as usual,
-      to 1, at once.
+    optimize_for: with max_batch_duration_secs, what it is used for.
+      ``'latency'``: a batch is flushed as soon as the model is idle, so the
+      duration is an upper bound. ``'cost'``: batches are as full as the duration
+      allows, for the least compute.
     shards: with max_batch_duration_secs, over how many keys the elements are
       spread that wait. By default each worker process has a key. Fewer keys
       find better neighbours, and more of them work at the same time.
@@ -66,13 +70,13 @@ class BatchingOptions:
     ValueError: if a value is out of range.
   """
   max_padded_size: int | None = None
-  oversized: str = 'alone'
+  oversized: Literal['alone', 'refuse'] = 'alone'
   # 64 batches of 32.
   max_buffered_elements: int = 2048
   max_buffered_bytes: int = 256 << 20
   max_buffered_secs: float | None = 10.0
   cost: Cost | None = None
-  hurry: float = 0.0
+  optimize_for: Literal['latency', 'cost'] = 'latency'
   shards: int | None = None
   metrics_namespace: str = 'BatchElements'
 
@@ -82,11 +86,9 @@ class BatchingOptions:
                  'max_buffered_bytes',
                  'shards'):
       self._check_positive_int(name)
-    self._check_numbers()
-    if self.oversized not in ('alone', 'refuse'):
-      raise ValueError(
-          f"BatchingOptions(oversized={self.oversized!r}): must be 'alone' or "
-          "'refuse'.")
+    self._check_secs()
+    for name in ('oversized', 'optimize_for'):
+      self._check_choice(name)
     if not isinstance(self.metrics_namespace, str):
       raise TypeError(
           f'BatchingOptions(metrics_namespace={self.metrics_namespace!r}): must '
@@ -96,20 +98,24 @@ class BatchingOptions:
           f'BatchingOptions(cost={self.cost!r}): must be a Cost, such as '
           'Cost(fixed=200, per_token=1).')
 
-  def _check_numbers(self):
-    for name in ('hurry', 'max_buffered_secs'):
-      value = getattr(self, name)
-      if value is None and name == 'max_buffered_secs':
-        continue
-      if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f'BatchingOptions({name}={value!r}): must be a number.')
-    if not 0 <= self.hurry <= 1:
+  def _check_secs(self):
+    value = self.max_buffered_secs
+    if value is None:
+      return
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+      raise TypeError(
+          f'BatchingOptions(max_buffered_secs={value!r}): must be a number.')
+    if not value > 0:
       raise ValueError(
-          f'BatchingOptions(hurry={self.hurry!r}): must be from 0 to 1.')
-    if self.max_buffered_secs is not None and not self.max_buffered_secs > 0:
+          f'BatchingOptions(max_buffered_secs={value!r}): must be positive.')
+
+  def _check_choice(self, name):
+    value = getattr(self, name)
+    allowed = get_args(get_type_hints(type(self))[name])
+    if value not in allowed:
       raise ValueError(
-          f'BatchingOptions(max_buffered_secs={self.max_buffered_secs!r}): must '
-          'be positive.')
+          f'BatchingOptions({name}={value!r}): must be '
+          f"{' or '.join(map(repr, allowed))}.")
 
   def _check_positive_int(self, name):
     value = getattr(self, name)

@@ -15,20 +15,20 @@
 # limitations under the License.
 #
 
-"""Batches without boundaries: what leaves now, priced against leaving later."""
+"""Batches without boundaries: flushed now, priced against flushed later."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from apache_beam.transforms.batching.flushing import FlushPolicy
+from apache_beam.transforms.batching.flushing import Span
 from apache_beam.transforms.batching.least_cost import Cost
-from apache_beam.transforms.batching.waiting import Leaving
-from apache_beam.transforms.batching.waiting import WaitingPolicy
 
 __all__ = ['PricedWindow']
 
-# How much padding a full batch may have and still leave at once. Less gains
+# How much padding a full batch may have and still be flushed at once. Less gains
 # nothing on traces of prompts, and more costs more.
 _SPARE = 0.01
 # How much of a price is the last batch's; from 0.01 to 0.1 costs are the same.
@@ -39,36 +39,29 @@ _CELLS = 4
 _REACH = 256
 
 
-class PricedWindow(WaitingPolicy):
+class PricedWindow(FlushPolicy):
   """Keeps a price per length: the usual share of an element in its batch's cost.
 
-  An element that is due leaves with the neighbours that make prices minus cost
-  the largest: they join where that is cheaper than leaving them for later. Full
-  batches with next to no padding leave as soon as they are looked for, after a
-  quarter to half as many arrivals as there are elements beyond a batch; on a
-  trace of prompts that costs less than looking each time, and a median wait of
-  1.87 s instead of 1.81. A batch that costs no more than ``0.9 + 0.2 * hurry``
-  times the prices of its elements leaves at once: with calls as dear as 2,000
-  tokens the median wait on that trace goes from 1.67 s to 0.01.
+  An element that is due is flushed with the neighbours that make prices minus
+  cost the largest: they join where that costs less than to leave them for later.
+  Full batches with next to no padding are flushed as soon as they are found. They
+  are looked for periodically, after a quarter to half as many elements were added
+  as are buffered beyond a batch: on a trace of prompts that costs less than
+  looking each time, at a median wait of 1.87 s instead of 1.81.
 
   Args:
     cost: of a batch; may be set anew as it is learned.
     max_batch_size: the most elements of a batch; at most 511 are found.
-    hurry: from 0, as full as it pays, by way of 0.5, as soon as a batch is as
-      cheap as usual, to 1, at once.
     max_padded_size: the largest padded size of a batch; None for no bound.
 
   Raises:
-    ValueError: if a value is out of range.
+    ValueError: if a limit is not positive.
   """
   def __init__(
       self,
       cost: Cost,
       max_batch_size: int,
-      hurry: float = 0.0,
       max_padded_size: int | None = None):
-    if not 0 <= hurry <= 1:
-      raise ValueError(f'hurry={hurry!r} must be from 0 to 1.')
     for name, value in (('max_batch_size', max_batch_size),
                         ('max_padded_size', max_padded_size)):
       if value is not None and value < 1:
@@ -76,73 +69,22 @@ class PricedWindow(WaitingPolicy):
     self.cost = cost
     self._max_batch_size = max_batch_size
     self._max_padded_size = max_padded_size
-    self._accepted = 0.9 + 0.2 * hurry if hurry < 1 else math.inf
     # What elements of a cell cost, over what they cost in the best of batches.
     self._prices: dict[int, float] = {}
 
-  def arrived(self, lengths: Sequence[int], index: int,
-              number: int) -> list[Leaving]:
-    if self._accepted == math.inf:
-      return [self.due(lengths, index)]
-    full = self._full(lengths) if self._looks(len(lengths), number) else []
-    if full or self._accepted <= 0.9:
-      return full
-    gain, run = self._best(lengths, index, self._accepted)
-    return [run] if gain >= 0 else []
+  def added(self, lengths: Sequence[int], first: int, last: int) -> list[Span]:
+    spare = len(lengths) - self._max_batch_size
+    if spare < 0:
+      return []
+    period = 1 << max(0, spare.bit_length() - 2)
+    is_time = -first % period < last - first
+    return self._full(lengths) if is_time else []
 
-  def due(self, lengths: Sequence[int], index: int) -> Leaving:
-    return self._best(lengths, index, 1.0)[1]
-
-  def left(self, lengths: Sequence[int]) -> None:
-    share = self.cost.of(len(lengths), lengths[-1]) / len(lengths)
-    fixed, prices = self.cost.fixed / self._max_batch_size, self._prices
-    for length, variable in zip(lengths, self.cost.of_elements(lengths)):
-      cell, least = _cell(length), variable + fixed
-      price = share / least if least else 1.0
-      known = prices.get(cell, price)
-      prices[cell] = known + _LEARNING_RATE * (price - known)
-
-  def _least(self, length):
-    return self.cost.of_element(length) + self.cost.fixed / self._max_batch_size
-
-  def _price(self, length):
-    return self._prices.get(_cell(length), 1.0) * self._least(length)
-
-  def _looks(self, waiting, number):
-    """Whether to look for full batches: seldom where many elements wait, so
-    that several are found at once."""
-    spare = waiting - self._max_batch_size
-    return spare >= 0 and number % (1 << max(0, spare.bit_length() - 2)) == 0
-
-  def _full(self, lengths):
-    """Full batches with next to no padding, apart from each other."""
-    count = self._max_batch_size
-    near = np.array(lengths, dtype=float)
-    real = np.cumsum(near)
-    real[count:] -= real[:-count].copy()
-    real = real[count - 1:]
-    padded = count * near[count - 1:]
-    good = padded <= (1 + _SPARE) * real
-    if self._max_padded_size is not None and count > 1:
-      good &= padded <= self._max_padded_size
-    starts = np.flatnonzero(good)
-    ratios = padded[starts] / np.maximum(real[starts], 1)
-    runs = []
-    for start in starts[ratios.argsort(kind='stable')].tolist():
-      if all(abs(start - run.start) >= count for run in runs):
-        runs.append(Leaving(start, start + count))
-    return sorted(runs)
-
-  def _is_allowed(self, count, longest):
-    largest = self._max_padded_size
-    return largest is None or count == 1 or count * longest <= largest
-
-  def _best(self, lengths, index, accepted):
-    """The run around an element whose prices exceed its cost the most."""
+  def due(self, lengths: Sequence[int], index: int) -> Span:
     low = max(0, index + 1 - min(_REACH, self._max_batch_size))
     high = min(len(lengths), index + min(_REACH, self._max_batch_size))
     near = lengths[low:high]
-    paid = accepted * np.cumsum([0.0, *map(self._price, near)])
+    paid = np.cumsum([0.0, *map(self._price, near)])
     starts = np.arange(index - low + 1)[:, None]
     ends = np.arange(index - low + 1, high - low + 1)[None, :]
     longest = np.array(near, dtype=float)[ends - 1]
@@ -157,7 +99,41 @@ class PricedWindow(WaitingPolicy):
       forbidden |= (tokens > self._max_padded_size) & (counts > 1)
     gain[forbidden] = -np.inf
     first, last = divmod(int(gain.argmax()), gain.shape[1])
-    return gain[first, last], Leaving(low + first, index + 1 + last)
+    return Span(low + first, index + 1 + last)
+
+  def flushed(self, lengths: Sequence[int]) -> None:
+    share = self.cost.of(len(lengths), lengths[-1]) / len(lengths)
+    fixed, prices = self.cost.fixed / self._max_batch_size, self._prices
+    for length, variable in zip(lengths, self.cost.of_elements(lengths)):
+      cell, least = _cell(length), variable + fixed
+      price = share / least if least else 1.0
+      known = prices.get(cell, price)
+      prices[cell] = known + _LEARNING_RATE * (price - known)
+
+  def _least(self, length):
+    return self.cost.of_element(length) + self.cost.fixed / self._max_batch_size
+
+  def _price(self, length):
+    return self._prices.get(_cell(length), 1.0) * self._least(length)
+
+  def _full(self, lengths):
+    """Full batches with next to no padding, apart from each other."""
+    count = self._max_batch_size
+    near = np.array(lengths, dtype=float)
+    real = np.cumsum(near)
+    real[count:] -= real[:-count].copy()
+    real = real[count - 1:]
+    padded = count * near[count - 1:]
+    good = padded <= (1 + _SPARE) * real
+    if self._max_padded_size is not None and count > 1:
+      good &= padded <= self._max_padded_size
+    starts = np.flatnonzero(good)
+    ratios = padded[starts] / np.maximum(real[starts], 1)
+    spans = []
+    for start in starts[ratios.argsort(kind='stable')].tolist():
+      if all(abs(start - span.start) >= count for span in spans):
+        spans.append(Span(start, start + count))
+    return sorted(spans)
 
 
 def _cell(length: int) -> int:

@@ -56,6 +56,13 @@ def stateful_do_fn(element_coder: coders.Coder, waiter: Waiter) -> DoFn:
   DEADLINE = TimerSpec('deadline', TimeDomain.REAL_TIME)
   WINDOW_END = TimerSpec('window_end', TimeDomain.WATERMARK)
 
+  def set_deadline(buffer, deadline, timestamp):
+    at = waiter.timer(buffer)
+    if at < math.inf and not 0 < buffer.timer <= at:
+      deadline.set(Timestamp(micros=at))
+      # The watermark hold is the output timestamp of the latest timer.
+      buffer.timer, buffer.hold = at, max(buffer.hold, timestamp.micros)
+
   class _StatefulDoFn(DoFn):
     def setup(self):
       waiter.setup()
@@ -90,17 +97,17 @@ def stateful_do_fn(element_coder: coders.Coder, waiter: Waiter) -> DoFn:
       key, group = element
       stored = StoredBuffer(header, log, bags, waiter.key(key, window))
       buffer = stored.buffer
-      due = waiter.due_sooner(buffer, group)
-      if due is not None:
-        # Whoever sets a timer holds the watermark at its own timestamp.
-        hold = timestamp.micros
-        buffer.hold = max(buffer.hold, hold) if len(buffer) else hold
-        if due < math.inf:
-          deadline.set(Timestamp(micros=due))
-      if not len(buffer):
-        window_end.set(window.max_timestamp())
-      runs = waiter.add(stored, group)
-      yield from waiter.batches(runs, stored, window)
+      was_empty = not len(buffer)
+      if was_empty:
+        buffer.hold = timestamp.micros
+      elif not buffer.timer:
+        # No timer holds the watermark, so it may be as late as this group.
+        buffer.hold = max(buffer.hold, timestamp.micros)
+      yield from waiter.batches(waiter.add(stored, group), stored, window)
+      if len(buffer):
+        set_deadline(buffer, deadline, timestamp)
+        if was_empty:
+          window_end.set(window.max_timestamp())
       stored.store()
 
     @on_timer(DEADLINE)
@@ -135,11 +142,9 @@ def stateful_do_fn(element_coder: coders.Coder, waiter: Waiter) -> DoFn:
       # It also fires early, and after all was flushed: then nothing is due.
       if not len(buffer):
         return
-      runs = waiter.due(buffer, waiter.now())
-      yield from waiter.batches(runs, stored, window)
+      yield from waiter.batches(waiter.fired(buffer), stored, window)
       if len(buffer):
-        buffer.hold = max(buffer.hold, timestamp.micros)
-        deadline.set(Timestamp(micros=waiter.deadline(buffer)))
+        set_deadline(buffer, deadline, timestamp)
       stored.store()
 
     @on_timer(WINDOW_END)
@@ -169,8 +174,7 @@ def stateful_do_fn(element_coder: coders.Coder, waiter: Waiter) -> DoFn:
       bags = (
           b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b11, b12, b13, b14, b15)
       stored = StoredBuffer(header, log, bags, waiter.key(key, window))
-      runs = waiter.all(stored.buffer)
-      yield from waiter.batches(runs, stored, window)
+      yield from waiter.batches(waiter.all(stored.buffer), stored, window)
       stored.store()
       # A runner waits for a timer that is set, even after the last window.
       deadline.clear()

@@ -88,7 +88,10 @@ class BatchElementsAcrossBundlesTest(unittest.TestCase):
       assert_that(
           self._texts(p)
           | beam.BatchElements(
-              max_batch_size=8, length_fn=len, max_batch_duration_secs=60),
+              max_batch_size=8,
+              length_fn=len,
+              max_batch_duration_secs=60,
+              options=BatchingOptions(optimize_for='cost')),
           check)
 
   def test_one_line_says_that_elements_are_buffered_across_bundles(self):

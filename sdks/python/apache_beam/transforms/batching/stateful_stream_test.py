@@ -94,7 +94,7 @@ class StreamTest(unittest.TestCase):
             length_fn=len,
             max_batch_duration_secs=_WAIT,
             clock=_Clock(),
-            options=BatchingOptions(cost=Cost(5, 1)))
+            options=BatchingOptions(cost=Cost(5, 1), optimize_for='cost'))
         | beam.ParDo(_Describe())
         | beam.WithKeys(None)
         | beam.GroupByKey()
@@ -148,7 +148,8 @@ class StreamTest(unittest.TestCase):
                 max_batch_size=32,
                 length_fn=len,
                 max_batch_duration_secs=_WAIT,
-                clock=_Clock())
+                clock=_Clock(),
+                options=BatchingOptions(optimize_for='cost'))
             | beam.ParDo(_Collect()))
         _Collect.found.clear()
         with _count_state() as held:

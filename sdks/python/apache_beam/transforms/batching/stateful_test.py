@@ -16,6 +16,7 @@
 #
 
 import collections
+import itertools
 import random
 import unittest
 
@@ -33,7 +34,8 @@ from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.utils.timestamp import Timestamp
 
-_COST = BatchingOptions(cost=Cost(fixed=20, per_token=1))
+_FULL = BatchingOptions(optimize_for='cost')
+_COST = BatchingOptions(cost=Cost(fixed=20, per_token=1), optimize_for='cost')
 _steps = st.lists(
     st.one_of(
         # An element arrives: its length, its event time, and how long ago it
@@ -53,13 +55,13 @@ class StatefulDoFnTest(unittest.TestCase):
   @settings(deadline=None)
   @given(
       _steps,
-      st.sampled_from([((), 0.0), ((), 0.5), ((), 1.0), ((10, 30), 0.0)]),
+      st.sampled_from(['latency', 'cost']),
+      st.sampled_from([(), (10, 30)]),
       st.booleans())
-  def test_whatever_happens(self, steps, policy, small):
-    boundaries, hurry = policy
+  def test_whatever_happens(self, steps, optimize_for, boundaries, small):
     options = BatchingOptions(
         max_padded_size=100,
-        hurry=hurry,
+        optimize_for=optimize_for,
         max_buffered_elements=6 if small else 99)
     runner = FakeRunner(
         options, max_batch_size=4, bucket_boundaries=list(boundaries) or None)
@@ -103,7 +105,8 @@ class StatefulDoFnTest(unittest.TestCase):
     lengths = random.Random(0)
     # As many as may wait, and as many as come within a deadline.
     for arrivals_per_sec in (10**6, 54):
-      runner = FakeRunner(BatchingOptions(cost=Cost(200, 1)), max_batch_size=32)
+      options = BatchingOptions(cost=Cost(200, 1), optimize_for='cost')
+      runner = FakeRunner(options, max_batch_size=32)
       for i in range(5000):
         runner.arrive((i, int(lengths.lognormvariate(6.5, 1.1))), 5)
         runner.pass_time(1 / arrivals_per_sec)
@@ -132,7 +135,7 @@ class StatefulDoFnTest(unittest.TestCase):
   def test_rising_lengths_make_as_few_batches_as_within_a_bundle(self):
     for cost in (Cost(8e-3, 1.4e-4), Cost(20e-3, 4e-6)):
       lengths = range(10, 90)
-      runner = FakeRunner(max_batch_size=32)
+      runner = FakeRunner(_FULL, max_batch_size=32)
       runner.cost = cost
       for i in lengths:
         runner.arrive((i, i), 5)
@@ -198,7 +201,7 @@ class StatefulDoFnTest(unittest.TestCase):
       self.assertTrue(runner.is_empty())
 
   def test_a_batch_is_never_behind_the_hold(self):
-    runner = FakeRunner(max_batch_size=4)
+    runner = FakeRunner(_FULL, max_batch_size=4)
     runner.arrive((0, 10), 50)
     runner.arrive((1, 900), 20)
     runner.pass_time(WAIT)
@@ -206,7 +209,7 @@ class StatefulDoFnTest(unittest.TestCase):
                      [Timestamp(50)] * 2)
 
   def test_a_batch_takes_no_longer_than_its_target(self):
-    runner = FakeRunner(max_batch_size=64, target_batch_duration_secs=1)
+    runner = FakeRunner(_FULL, max_batch_size=64, target_batch_duration_secs=1)
     # So ten elements take a second.
     runner.cost = Cost(0, 0.01)
     for i in range(600):
@@ -217,7 +220,7 @@ class StatefulDoFnTest(unittest.TestCase):
     self.assertLess(max(sizes[-10:]), 15)
 
   def test_an_arrival_finds_what_is_due_where_no_timer_fires(self):
-    runner = FakeRunner(max_batch_size=4)
+    runner = FakeRunner(_FULL, max_batch_size=4)
     runner.arrive((0, 10), 5)
     runner.now += WAIT
     runner.arrive((1, 900), 5)
@@ -235,7 +238,7 @@ class StatefulDoFnTest(unittest.TestCase):
     self.assertTrue(runner.is_empty())
 
   def test_what_comes_late_does_not_put_off_what_is_due(self):
-    runner = FakeRunner(max_batch_size=4)
+    runner = FakeRunner(_FULL, max_batch_size=4)
     runner.arrive((0, 10), 5)
     runner.now += WAIT
     # No timer has fired.
@@ -245,7 +248,7 @@ class StatefulDoFnTest(unittest.TestCase):
 
   def test_what_was_measured_before_what_waits_is_due_before_it(self):
     for ago, waits in ((8, WAIT - 8), (2 * WAIT, WAIT / 8)):
-      runner = FakeRunner(max_batch_size=4)
+      runner = FakeRunner(_FULL, max_batch_size=4)
       runner.arrive((0, 10), 50)
       runner.now += 1
       # From a bundle that took long, and on to another timestamp.
@@ -255,13 +258,13 @@ class StatefulDoFnTest(unittest.TestCase):
                        [([(1, 900)], 101 + waits), ([(0, 10)], 100 + WAIT)])
 
   def test_a_clock_that_is_ahead(self):
-    runner = FakeRunner(max_batch_size=4)
+    runner = FakeRunner(_FULL, max_batch_size=4)
     runner.arrive((0, 10), 5, late=-60)
     runner.pass_time(WAIT)
     self.assertEqual([batch for batch, _, _ in runner.left], [[(0, 10)]])
 
   def test_what_is_late_gathers_once(self):
-    runner = FakeRunner(max_batch_size=4)
+    runner = FakeRunner(_FULL, max_batch_size=4)
     for i in range(16):
       runner.arrive((i, 10), 5, late=2 * WAIT)
       runner.now += WAIT / 16
@@ -273,18 +276,113 @@ class StatefulDoFnTest(unittest.TestCase):
     self.assertLessEqual(max(waits), WAIT / 8)
 
   def test_a_clock_that_goes_backwards_while_late_elements_gather(self):
-    runner = FakeRunner(max_batch_size=4)
+    runner = FakeRunner(_FULL, max_batch_size=4)
     runner.arrive((0, 10), 5, late=2 * WAIT)
     runner.now -= 3600
     runner.fire_deadline()
     self.assertEqual([batch for batch, _, _ in runner.left], [[(0, 10)]])
 
   def test_a_clock_that_goes_backwards(self):
-    runner = FakeRunner(max_batch_size=4)
+    runner = FakeRunner(_FULL, max_batch_size=4)
     runner.arrive((0, 10), 5)
     runner.now -= 3600
     runner.fire_deadline()
     self.assertEqual([batch for batch, _, _ in runner.left], [[(0, 10)]])
+
+
+class WorkConservingTest(unittest.TestCase):
+  def _batches(self, runner):
+    return [batch for batch, _, _ in runner.left]
+
+  def test_an_idle_model_is_given_what_arrives(self):
+    runner = FakeRunner(max_batch_size=4)
+    for i in range(5):
+      runner.arrive((i, 10 * i), 5)
+      runner.now += 1
+    self.assertEqual(self._batches(runner), [[(i, 10 * i)] for i in range(5)])
+    # Neither state nor timers were needed.
+    self.assertEqual(runner.written, 0)
+    self.assertIsNone(runner.deadline.at)
+    self.assertIsNone(runner.window_end.at)
+
+  def test_all_of_a_group_is_added_first(self):
+    runner = FakeRunner(BatchingOptions(cost=Cost(20, 1)), max_batch_size=4)
+    runner.cost = Cost(0.1, 0)
+    runner.arrive_together([((0, 10), 5), ((1, 500), 5), ((2, 11), 5)])
+    self.assertEqual(self._batches(runner), [[(0, 10), (2, 11)]])
+    runner.pass_time(1)
+    self.assertEqual(self._batches(runner)[1:], [[(1, 500)]])
+    self.assertTrue(runner.is_empty())
+
+  def test_the_first_of_what_queued_during_a_call_is_not_flushed_alone(self):
+    runner = FakeRunner(BatchingOptions(cost=Cost(99, 1)), max_batch_size=8)
+    runner.cost = Cost(1, 0)
+    runner.arrive((0, 10), 5)
+    for i in range(1, 4):
+      runner.arrive((i, 10), 5, late=1 - i / 4)
+      runner.now += 0.01
+    runner.arrive((4, 10), 5)
+    self.assertEqual(len(runner.left), 1)
+    # The runner has no more of them, so a timer fires.
+    runner.pass_time(1 / 8)
+    self.assertEqual([len(batch) for batch in self._batches(runner)], [1, 4])
+    self.assertTrue(runner.is_empty())
+
+  def test_where_a_turn_takes_long_more_batches_are_flushed(self):
+    for turn, at_least, at_most in ((0, 1, 2), (0.05, 15, 19)):
+      runner = FakeRunner(BatchingOptions(cost=Cost(0, 1)), max_batch_size=1)
+      runner.cost = Cost(0.01, 0)
+      runner.arrive_together([((i, i), 5) for i in range(20)])
+      before = len(runner.left)
+      runner.now += turn
+      runner.fire_deadline()
+      self.assertTrue(at_least <= len(runner.left) - before <= at_most, turn)
+
+  def test_a_runner_that_fires_no_timer_keeps_no_element_for_long(self):
+    runner = FakeRunner(max_batch_size=8)
+    runner.cost = Cost(WAIT, 0)
+    runner.arrive((0, 10), 5)
+    called = runner.now
+    for i in range(1, 100):
+      runner.arrive((i, 10), 5, late=2)
+      if len(runner.left) > 1:
+        break
+      runner.now += 0.1
+    self.assertLess(runner.left[1][2] - called, WAIT / 4 + 0.2)
+
+  def test_under_overload_the_shortest_are_flushed_first(self):
+    runner = FakeRunner(BatchingOptions(cost=Cost(0, 1)), max_batch_size=1)
+    runner.cost = Cost(0, 1)
+    late = 2 * WAIT
+    runner.arrive_together([((i, length), 5)
+                            for i, length in enumerate([4, 1, 3, 2])],
+                           late=late)
+    self.assertEqual([length for [(_, length)] in self._batches(runner)],
+                     [1, 2, 3, 4])
+
+  def test_fewer_than_the_minimum_wait(self):
+    runner = FakeRunner(max_batch_size=8, min_batch_size=3)
+    for i in range(2):
+      runner.arrive((i, 10), 5)
+    self.assertEqual(runner.left, [])
+    runner.pass_time(WAIT)
+    self.assertEqual(len(self._batches(runner)[0]), 2)
+    runner.arrive_together([((i, 10), 5) for i in range(3)])
+    self.assertEqual(len(self._batches(runner)[1]), 3)
+
+  def test_explicit_boundaries(self):
+    options = BatchingOptions(cost=Cost(20, 1))
+    runner = FakeRunner(options, max_batch_size=8, bucket_boundaries=[100])
+    runner.arrive_together([((0, 10), 5), ((1, 500), 5), ((2, 11), 5)])
+    runner.pass_time(0)
+    self.assertEqual(self._batches(runner), [[(0, 10), (2, 11)], [(1, 500)]])
+
+  def test_a_model_that_takes_no_time_is_given_all_at_once(self):
+    ticks = itertools.count()
+    runner = FakeRunner(BatchingOptions(cost=Cost(1, 1)), max_batch_size=2)
+    runner.ticks = lambda: next(ticks) * 1e-3
+    runner.arrive_together([((i, i), 5) for i in range(10)])
+    self.assertEqual(sum(map(len, self._batches(runner))), 10)
 
 
 if __name__ == '__main__':

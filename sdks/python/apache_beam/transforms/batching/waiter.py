@@ -22,12 +22,15 @@ import uuid
 
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.batching.fixed_boundaries import FixedBoundaries
+from apache_beam.transforms.batching.flushing import OVERLOADED
+from apache_beam.transforms.batching.flushing import Span
 from apache_beam.transforms.batching.in_bundle import LengthBatchingDoFn
 from apache_beam.transforms.batching.least_cost import padded_size
 from apache_beam.transforms.batching.lookahead import cut_into_runs
 from apache_beam.transforms.batching.memory_limit import reported
 from apache_beam.transforms.batching.priced_window import PricedWindow
-from apache_beam.transforms.batching.waiting import Leaving
+from apache_beam.transforms.batching.work_conserving import Backlog
+from apache_beam.transforms.batching.work_conserving import WorkConserving
 from apache_beam.utils import windowed_value
 from apache_beam.utils.timestamp import Timestamp
 
@@ -38,6 +41,10 @@ __all__ = ['Waiter']
 # MiniLM on Prism made 183 batches of 300 texts with a padding ratio of 1.53,
 # and 73 with 1.10 since.
 _GATHERING = 1 / 8
+# While the model is idle batches are flushed until they took this many times as
+# long as it took to choose them: a model that is faster than that gains nothing
+# by another choice.
+_CALLS_TO_CHOICE = 10
 
 
 class Waiter:
@@ -57,6 +64,10 @@ class Waiter:
     self.clock = within_bundle.clock
     self.max_wait = _microseconds(max_wait_secs)
     self._gathering = _microseconds(max_wait_secs * _GATHERING)
+    # Without a deadline batches are to be as full as they can be.
+    self._is_work_conserving = (
+        self._options.optimize_for == 'latency' and max_wait_secs < math.inf)
+    self._backlog = Backlog(self.max_wait)
     self._id = uuid.uuid4().hex
     self._read = Metrics.counter(
         self._options.metrics_namespace, 'elements_read_from_state')
@@ -65,11 +76,17 @@ class Waiter:
     self._within_bundle.setup()
     most = min(self._sum_limits[0], self._options.max_buffered_elements)
     count, largest = max(1, int(most)), self._limits.max_padded_size
+    limits, cost = (count, largest), self._within_bundle.known()[0]
     if self._limits.boundaries:
-      self._policy = FixedBoundaries(self._limits.boundaries, count, largest)
+      self._policy = FixedBoundaries(
+          self._limits.boundaries,
+          *limits,
+          self._is_work_conserving,
+          self._limits.min_batch_size)
+    elif self._is_work_conserving:
+      self._policy = WorkConserving(cost, *limits, self._limits.min_batch_size)
     else:
-      cost, _ = self._within_bundle.known()
-      self._policy = PricedWindow(cost, count, self._options.hurry, largest)
+      self._policy = PricedWindow(cost, *limits)
 
   def key(self, key, window):
     """Identifies the buffer of a key and window in this process."""
@@ -80,30 +97,63 @@ class Waiter:
     return round(self.clock() * 1e6)
 
   def add(self, stored, group):
-    """Adds elements; runs that are flushed meanwhile, one at a time."""
+    """Adds elements; spans that are flushed then, one at a time."""
     now, buffer = self.now(), stored.buffer
-    lengths, options = buffer.lengths, self._options
-    self._gather(buffer, now, group)
+    self._backlog.resumed(now, len(buffer) > 0)
+    if not self._is_work_conserving:
+      self._gather(buffer, now, group)
+    first = buffer.added
     for element, length, arrived, timestamp, nbytes, values in group:
-      # As in due_sooner.
-      number, bucket, index = buffer.add(
+      # Not in the future, where the clock of another worker is ahead.
+      number, bucket = buffer.add(
           length, min(arrived, now), timestamp, nbytes, values)
       stored.elements.add(bucket, number, element)
-      full = self._policy.arrived(lengths, index, number)
-      if (full or len(lengths) >= options.max_buffered_elements or
-          buffer.nbytes >= options.max_buffered_bytes):
-        yield from self._full(buffer, full, index)
-    # A runner fires no timer of a key while it has elements for it.
-    yield from self.due(buffer, self.now())
-
-  def _full(self, buffer, full, index):
-    for run in reversed(full):
-      inside = min(max(index, run.start), run.end - 1)
-      yield self._within(buffer, run, inside), 'full'
+    for span in reversed(self._policy.added(buffer.lengths, first,
+                                            buffer.added)):
+      yield self._within(buffer, span, span.start), 'full'
     if len(buffer) >= self._options.max_buffered_elements:
       yield from self._some(buffer, 'full')
     if buffer.nbytes >= self._options.max_buffered_bytes:
       yield from self._some(buffer, 'memory')
+    # A runner fires no timer of a key while it has elements for it.
+    last = max(arrived for _, _, arrived, *_ in group)
+    yield from self._flush(
+        buffer, self._backlog.is_added(last, self.now(), buffer.timer))
+
+  def fired(self, buffer):
+    """Spans that are flushed when the timer fires, one at a time."""
+    buffer.timer = 0
+    self._backlog.resumed(self.now(), True)
+    yield from self._flush(buffer, True)
+
+  def _flush(self, buffer, is_all_added):
+    """Spans of what is due and, if all that is queued was added, of what the
+    model has time for; one at a time."""
+    if self._is_work_conserving:
+      if is_all_added:
+        yield from self._while_idle(buffer)
+    else:
+      yield from self.due(buffer, self.now())
+
+  def _while_idle(self, buffer):
+    choice, began = 0.0, self.clock()
+    while len(buffer):
+      if self._is_due(buffer, self.now(), OVERLOADED):
+        yield from self._least_waste(buffer, 'deadline', 0, 0)
+        return
+      chosen, index = self.clock(), buffer.oldest()
+      is_due = self._is_due(buffer, self.now())
+      decide = self._policy.due if is_due else self._policy.idle
+      span = decide(buffer.lengths, index)
+      if span is None:
+        return
+      now = self.clock()
+      choice += now - chosen
+      yield self._within(buffer, span, index), 'deadline' if is_due else 'idle'
+      time = max(
+          _CALLS_TO_CHOICE * choice, self._backlog.time_for_calls() / 1e6)
+      if not self.clock() - began < time:
+        return
 
   def _gather(self, buffer, now, group):
     """Keeps for a while what the runner brings too late: it is behind, so more
@@ -112,31 +162,24 @@ class Waiter:
     if is_late and not buffer.gathers_until and not self._is_due(buffer, now):
       buffer.gathers_until = now + self._gathering
 
-  def deadline(self, buffer):
-    """When something is due next, in microseconds."""
-    return max(buffer.first_arrival() + self.max_wait, buffer.gathers_until)
+  def timer(self, buffer):
+    """When to look at the buffer again, in microseconds; infinite for the end of
+    the window."""
+    now = self.now()
+    # An arrival in the future: the clock was set back.
+    due = min(buffer.first_arrival(), now) + self.max_wait
+    is_enough = len(buffer) >= self._limits.min_batch_size
+    if self._is_work_conserving and is_enough:
+      return min(due, now + self._backlog.check_after())
+    return max(due, buffer.gathers_until)
 
-  def due_sooner(self, buffer, group):
-    """When some of a group is due, in microseconds, if that is before all that
-    is buffered; else None. A bundle that took long brings what is older.
-
-    Infinite where nothing is due before the end of the window.
-    """
-    if self.max_wait == math.inf:
-      return math.inf
-    # Not the future, where the clock of another worker is ahead.
-    first = min(self.now(), *(arrived for _, _, arrived, *_ in group))
-    due = first + self.max_wait
-    if len(buffer) and max(due, buffer.gathers_until) >= self.deadline(buffer):
-      return None
-    return due
-
-  def _is_due(self, buffer, now):
+  def _is_due(self, buffer, now, times=1):
+    """Whether the oldest waited so many times as long as it may."""
     if not len(buffer) or self.max_wait == math.inf:
       return False
     arrived = buffer.first_arrival()
     # An arrival in the future: the clock was set back.
-    return not arrived <= now < arrived + self.max_wait
+    return not arrived <= now < arrived + times * self.max_wait
 
   def due(self, buffer, now):
     """Runs of what has waited for as long as it may, one at a time."""
@@ -146,8 +189,8 @@ class Waiter:
     buffer.gathers_until = 0
     while self._is_due(buffer, now):
       index = buffer.oldest()
-      run = self._policy.due(buffer.lengths, index)
-      yield self._within(buffer, run, index), 'deadline'
+      span = self._policy.due(buffer.lengths, index)
+      yield self._within(buffer, span, index), 'deadline'
 
   def all(self, buffer):
     """Runs of all that is buffered, one at a time, cut at least cost. The
@@ -199,17 +242,17 @@ class Waiter:
 
     largest = max(runs, key=size)
     if self._within_bundle.is_larger(size(largest)):
-      return [Leaving(largest.start, largest.end)]
+      return [Span(largest.start, largest.end)]
     first = []
     for run in runs:
       if elements <= 0 and nbytes <= 0:
         break
-      first.append(Leaving(run.start, run.end))
+      first.append(Span(run.start, run.end))
       elements -= run.end - run.start
       nbytes -= buffer.nbytes_of(first[-1])
     gone, shifted = 0, []
     for run in sorted(first):
-      shifted.append(Leaving(run.start - gone, run.end - gone))
+      shifted.append(Span(run.start - gone, run.end - gone))
       gone += run.end - run.start
     return shifted[::-1]
 
@@ -257,8 +300,9 @@ class Waiter:
       wait = flushed - min(entry.arrived for entry in taken.entries) / 1e6
       metrics.batch(lengths, padded_size(in_order), reason, wait, secs)
     self._within_bundle.learn(len(lengths), lengths[-1], secs, failed)
-    self._policy.left(lengths)
-    if isinstance(self._policy, PricedWindow):
+    self._backlog.called(self.now(), secs * 1e6)
+    self._policy.flushed(lengths)
+    if not isinstance(self._policy, FixedBoundaries):
       self._policy.cost, _ = self._within_bundle.known()
 
 

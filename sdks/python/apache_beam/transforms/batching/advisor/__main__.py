@@ -21,9 +21,11 @@
 
 compares what batches within a bundle cost: in arrival order, sorted, and cut at
 least cost. With --time_column it replays the arrivals on a virtual clock under
---max_wait_secs: in arrival order, with the length buckets of BatchElements, with
-the best boundaries in hindsight, with the priced window, and against a bound of
-what any policy costs. Costs are those of a model of a call, not times.
+--max_wait_secs, with a model that runs one batch at a time and takes as long as
+--load says: in arrival order, with the length buckets of BatchElements, with the
+best boundaries in hindsight, with the flag (smart: optimize_for='latency';
+smart_cost: 'cost'), and against a bound of what any policy costs. Costs and
+latencies are those of a model of a call, not measured.
 """
 
 import argparse
@@ -75,6 +77,11 @@ def _parser() -> argparse.ArgumentParser:
   add('--max_batch_size', type=int, default=32)
   add('--max_padded_size', type=int, help='longest times count')
   add('--fixed_cost', type=float, default=200, help='of a call, in tokens')
+  add(
+      '--load',
+      type=float,
+      help='the part of the time for which real tokens alone keep the model '
+      'busy, with --time_column (0.5)')
   add('--format', choices=('table', 'json'), default='table')
   add('--plot', type=Path, help='FILE.png or FILE.html, with --time_column')
   return parser
@@ -89,14 +96,16 @@ def _check(args) -> None:
           'max_length',
           'max_padded_size',
           'lookahead'),
-      not_negative=('fixed_cost', 'max_wait_secs'))
+      not_negative=('fixed_cost', 'max_wait_secs', 'load'))
   timed = args.time_column is not None
   if timed != (args.max_wait_secs is not None):
     raise InputError('--time_column and --max_wait_secs need each other.')
   if timed and args.lookahead is not None:
     raise InputError('--lookahead is for comparing without --time_column.')
+  if args.load is not None and not timed:
+    raise InputError('--load needs --time_column.')
   if args.plot and not timed:
-    raise InputError('--plot shows waits: it needs --time_column.')
+    raise InputError('--plot shows latencies: it needs --time_column.')
   if args.plot and args.plot.suffix not in report.SUFFIXES:
     raise InputError(
         f'--plot={args.plot}: must end in {" or ".join(report.SUFFIXES)}.')
@@ -114,20 +123,22 @@ def _answer(args) -> str:
       args.time_unit,
       args.speedup,
       _token_counter(args.tokenizer, args.max_length) if args.text else None)
+  load = 0.5 if args.load is None else args.load
   question = policies.Question(
-      Cost(args.fixed_cost, 1), args.max_batch_size, args.max_padded_size)
+      Cost(args.fixed_cost, 1), args.max_batch_size, args.max_padded_size, load)
   count = len(arrivals.lengths)
   if arrivals.times is None:
     lookahead = args.lookahead or 8
     figures = policies.within_bundles(arrivals.lengths, question, lookahead)
     how = f'within bundles, a look-ahead of {lookahead} batches'
   else:
-    timed = arrivals.lengths, arrivals.times, question, args.max_wait_secs
-    figures, best = policies.under_a_wait(*timed)
-    how = f'waits of {args.max_wait_secs:g} s; best boundaries: {best}'
+    figures, best = policies.under_a_wait(
+        arrivals.lengths, arrivals.times, question, args.max_wait_secs)
+    how = (
+        f'waits of {args.max_wait_secs:g} s, a load of {load:g}; best '
+        f'boundaries: {best}')
     if args.plot:
-      report.plot(
-          args.plot, figures, policies.frontier(*timed), _title(args, count))
+      report.plot(args.plot, figures, f'{_title(args, count)}, load {load:g}')
   if args.format == 'json':
     return report.as_json(count, figures)
   return (

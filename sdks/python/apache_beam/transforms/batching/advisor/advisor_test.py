@@ -95,7 +95,9 @@ class AnswerTest(AdvisorTestCase):
         'mean_batch_size': 2,
         'wait_p50': None,
         'wait_p95': None,
-        'wait_max': None
+        'wait_max': None,
+        'latency_p50': None,
+        'latency_p95': None,
     },
                      answer['policies']['arrival'])
     self.assertEqual(214 / 202, answer['policies']['sorted']['padding_ratio'])
@@ -108,9 +110,15 @@ class AnswerTest(AdvisorTestCase):
         '--max_batch_size=2',
         '--fixed_cost=10',
         '--time_column=time',
-        '--max_wait_secs=1')
+        '--max_wait_secs=1',
+        '--load=0')
     self.assertEqual([
-        'arrival', 'beam_default', 'best_boundaries', 'smart', 'offline_bound'
+        'arrival',
+        'beam_default',
+        'best_boundaries',
+        'smart',
+        'smart_cost',
+        'offline_bound',
     ], [*answer['policies']])
     # [5, 100] is full at 0.5; 7 waits for a second, 90 not at all.
     arrival = answer['policies']['arrival']
@@ -124,13 +132,42 @@ class AnswerTest(AdvisorTestCase):
     bound = answer['policies']['offline_bound']
     self.assertIsNone(bound['batches'])
     self.assertLessEqual(
-        bound['cost_ratio'], answer['policies']['smart']['cost_ratio'])
+        bound['cost_ratio'], answer['policies']['smart_cost']['cost_ratio'])
+    # A model that takes no time is never busy.
+    self.assertEqual(4, answer['policies']['smart']['batches'])
+    self.assertEqual(0, answer['policies']['smart']['latency_p95'])
+
+  def test_a_model_that_takes_time(self):
+    # Over 9 s a token takes 1 s / 202 at a load of 1 / 9.
+    answer = self._json(
+        self._csv(),
+        '--max_batch_size=2',
+        '--fixed_cost=0',
+        '--time_column=time',
+        '--max_wait_secs=1',
+        f'--load={1 / 9}')
+    # 100 takes until 0.5 + 100 / 202, and 7 comes meanwhile.
+    latencies = sorted((5 / 202, 100 / 202, 0.5 + 107 / 202 - 0.75, 90 / 202))
+    smart = answer['policies']['smart']
+    self.assertAlmostEqual(sum(latencies[1:3]) / 2, smart['latency_p50'])
+    self.assertAlmostEqual(latencies[-1], smart['latency_p95'])
+    # [5, 100] is full at 0.5, and takes 200 tokens.
+    arrival = answer['policies']['arrival']
+    self.assertAlmostEqual(1 + 200 / 202 - 0.5, arrival['latency_p95'])
+
+  def test_an_overloaded_model_has_no_bound(self):
+    answer = self._json(
+        self._csv(), '--time_column=time', '--max_wait_secs=0.1', '--load=9')
+    self.assertNotIn('offline_bound', answer['policies'])
 
   def test_table_says_what_is_saved(self):
     status, out, _ = self._run(self._csv(), '--max_batch_size=2')
     self.assertEqual(0, status)
     self.assertIn('| policy', out)
     self.assertRegex(out, r'smart saves \d+% of the cost of arrival')
+    _, out, _ = self._run(self._csv(), '--time_column=time', '--max_wait_secs=1')
+    self.assertRegex(out, r'smart_cost adds \d+% to the cost of arrival')
+    self.assertRegex(out, r'smart has a median latency of [\d.]+ s')
 
   def test_formats_give_the_same_answer(self):
     rows = [{'tokens': n, 'time': t} for n, t in zip(_LENGTHS, _TIMES)]
@@ -208,22 +245,28 @@ class PoliciesTest(unittest.TestCase):
           st.tuples(st.integers(1, 500), st.floats(0, 5)),
           min_size=1,
           max_size=40),
-      st.integers(0, 300))
-  def test_every_policy_accounts_for_all_elements(self, arrivals, fixed):
+      st.integers(0, 300),
+      st.sampled_from([0, 0.5, 2]))
+  def test_every_policy_accounts_for_all_elements(self, arrivals, fixed, load):
     lengths = [length for length, _ in arrivals]
     times = sorted(time for _, time in arrivals)
-    question = policies.Question(Cost(fixed, 1), 4)
+    question = policies.Question(Cost(fixed, 1), 4, load=load)
     bundles = policies.within_bundles(lengths, question, 2)
     waits, _ = policies.under_a_wait(lengths, times, question, 1)
-    bound = waits.pop('offline_bound').cost_ratio
+    bound = waits.pop('offline_bound', None)
     for figures in (*bundles.values(), *waits.values()):
       self.assertAlmostEqual(
           len(lengths), figures.batches * figures.mean_batch_size)
       self.assertLessEqual(1, figures.padding_ratio)
       self.assertLessEqual(figures.padding_ratio, figures.cost_ratio)
     for figures in waits.values():
-      self.assertLessEqual(bound, figures.cost_ratio * (1 + 1e-9))
-      self.assertLessEqual(figures.wait_max, 1 + 1e-9)
+      self.assertLessEqual(figures.wait_p95, figures.latency_p95)
+      if load == 0:
+        self.assertLessEqual(bound.cost_ratio, figures.cost_ratio * (1 + 1e-9))
+        self.assertLessEqual(figures.wait_max, 1 + 1e-9)
+    if bound:
+      ours = waits['smart_cost'].cost_ratio
+      self.assertLessEqual(bound.cost_ratio, ours * (1 + 1e-9))
 
 
 class BadInputTest(AdvisorTestCase):
@@ -266,6 +309,8 @@ class BadInputTest(AdvisorTestCase):
     self._refused('--max_length .* needs --text', path, '--max_length=9')
     self._refused('cannot be loaded', path, '--text', '--tokenizer=/no/model')
     self._refused('--lookahead', path, '--lookahead=2', *timed)
+    self._refused('--load needs', path, '--load=1')
+    self._refused('--load=-1', path, '--load=-1', *timed)
     self._refused('--plot', path, '--plot=a.png')
     self._refused('must end in', path, '--plot=a.gif', *timed)
     self._refused('--speedup=0', path, '--speedup=0')

@@ -32,23 +32,42 @@ from apache_beam.transforms.batching.lookahead import take_from_full_buffers
 from apache_beam.transforms.batching.offline_bound import offline_bound
 from apache_beam.transforms.batching.priced_window import PricedWindow
 from apache_beam.transforms.batching.replay import Batch
+from apache_beam.transforms.batching.replay import Model
 from apache_beam.transforms.batching.replay import Replayed
 from apache_beam.transforms.batching.replay import replay
+from apache_beam.transforms.batching.work_conserving import WorkConserving
 
-__all__ = ['Figures', 'Question', 'frontier', 'under_a_wait', 'within_bundles']
+__all__ = [
+    'BEAM_DEFAULT',
+    'Figures',
+    'Question',
+    'model_of',
+    'under_a_wait',
+    'within_bundles',
+]
 
-# Those of BatchElements in 2.77.
-_BEAM_DEFAULT = (16, 32, 64, 128, 256, 512)
+# The boundaries of BatchElements in 2.77.
+BEAM_DEFAULT = (16, 32, 64, 128, 256, 512)
 _BUCKETS = (8, 16, 32)
-_FRONTIER = tuple(step / 10 for step in range(11))
+# Waits of so many times the bound are those of a queue that grows.
+_OVERLOADED = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-  """What is the same for all policies."""
+  """What is the same for all policies.
+
+  Args:
+    cost: of a batch.
+    max_batch_size: in elements.
+    max_padded_size: count times longest; None: no limit.
+    load: the part of the time for which the model would be busy with the real
+      lengths alone; 0 for a model that takes no time.
+  """
   cost: Cost
   max_batch_size: int
   max_padded_size: int | None = None
+  load: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +79,8 @@ class Figures:
     cost_ratio: the cost, calls and padded size, over the real size.
     batches: their number.
     mean_batch_size: in elements.
-    wait_p50: in seconds, as are the other two.
+    wait_p50: in seconds, until the batch of an element is flushed.
+    latency_p50: in seconds, until the model has returned it.
   """
   padding_ratio: float | None
   cost_ratio: float
@@ -69,6 +89,12 @@ class Figures:
   wait_p50: float | None
   wait_p95: float | None
   wait_max: float | None
+  latency_p50: float | None
+  latency_p95: float | None
+
+
+_OF_TIME = ('wait_p50', 'wait_p95', 'wait_max', 'latency_p50', 'latency_p95')
+_NOT_OF_A_BOUND = ('batches', 'mean_batch_size', *_OF_TIME)
 
 
 def within_bundles(lengths: Sequence[int], question: Question,
@@ -98,9 +124,17 @@ def under_a_wait(
     times: Sequence[float],
     question: Question,
     max_wait_secs: float) -> tuple[dict[str, Figures], str]:
-  """All policies on a virtual clock, and which boundaries were the best."""
+  """All policies on a virtual clock, and which boundaries were the best.
+
+  While the model runs, elements wait longer than max_wait_secs. So the offline
+  bound is that of any policy which lets none wait longer than smart_cost did. It
+  is left out where the model is overloaded.
+  """
+  model = model_of(lengths, times, question)
+
   def run(policy):
-    return _replayed(replay(lengths, times, policy, max_wait_secs), question)
+    return _replayed(
+        replay(lengths, times, policy, max_wait_secs, model), question)
 
   def buckets(boundaries):
     return run(
@@ -112,35 +146,31 @@ def under_a_wait(
       for kind, boundaries in _all_boundaries(lengths).items()
   }
   best = min(hindsight, key=lambda kind: hindsight[kind].cost_ratio)
-  bound = offline_bound(
-      lengths, times, question.cost, question.max_batch_size, max_wait_secs)
-  return {
+  limits = question.cost, question.max_batch_size, question.max_padded_size
+  figures = {
       'arrival': buckets(()),
-      'beam_default': buckets(_BEAM_DEFAULT),
+      'beam_default': buckets(BEAM_DEFAULT),
       'best_boundaries': hindsight[best],
-      'smart': run(_priced_window(question)),
-      'offline_bound': Figures(
-          None, bound / sum(lengths), None, None, None, None, None),
-  }, best
+      'smart': run(WorkConserving(*limits)),
+      'smart_cost': run(PricedWindow(*limits)),
+  }
+  longest_wait = max(max_wait_secs, figures['smart_cost'].wait_max)
+  if longest_wait <= _OVERLOADED * max_wait_secs:
+    bound = offline_bound(
+        lengths, times, question.cost, question.max_batch_size, longest_wait)
+    figures['offline_bound'] = Figures(
+        padding_ratio=None,
+        cost_ratio=bound / sum(lengths),
+        **dict.fromkeys(_NOT_OF_A_BOUND))
+  return figures, best
 
 
-def frontier(
-    lengths: Sequence[int],
-    times: Sequence[float],
-    question: Question,
-    max_wait_secs: float) -> list[Figures]:
-  """The priced window from as full as it pays to at once."""
-  return [
-      _replayed(
-          replay(
-              lengths, times, _priced_window(question, hurry), max_wait_secs),
-          question) for hurry in _FRONTIER
-  ]
-
-
-def _priced_window(question, hurry=0.0):
-  return PricedWindow(
-      question.cost, question.max_batch_size, hurry, question.max_padded_size)
+def model_of(
+    lengths: Sequence[int], times: Sequence[float],
+    question: Question) -> Model:
+  """The model that is busy as the load says while elements arrive."""
+  span = times[-1] - times[0]
+  return Model(question.cost, question.load * span / sum(lengths))
 
 
 def _all_boundaries(lengths) -> dict[str, list[int]]:
@@ -171,12 +201,15 @@ def _fixed(lengths, size):
 
 
 def _replayed(replayed: Replayed, question) -> Figures:
-  waits = sorted(replayed.waits)
+  waits, latencies = sorted(replayed.waits), sorted(replayed.latencies)
+  last = -(-95 * len(waits) // 100) - 1
   return dataclasses.replace(
       _figures(replayed.batches, question),
       wait_p50=statistics.median(waits),
-      wait_p95=waits[-(-95 * len(waits) // 100) - 1],
-      wait_max=waits[-1])
+      wait_p95=waits[last],
+      wait_max=waits[-1],
+      latency_p50=statistics.median(latencies),
+      latency_p95=latencies[last])
 
 
 def _figures(batches: Sequence[Batch], question) -> Figures:
@@ -189,6 +222,4 @@ def _figures(batches: Sequence[Batch], question) -> Figures:
       cost_ratio=cost / real,
       batches=len(batches),
       mean_batch_size=elements / len(batches),
-      wait_p50=None,
-      wait_p95=None,
-      wait_max=None)
+      **dict.fromkeys(_OF_TIME))

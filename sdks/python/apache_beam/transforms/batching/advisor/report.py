@@ -19,12 +19,13 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from apache_beam.transforms.batching.advisor.policies import Figures
 from apache_beam.transforms.batching.advisor.reading import InputError
 
-__all__ = ['as_json', 'as_table', 'plot']
+__all__ = ['as_json', 'as_markdown', 'as_table', 'plot', 'saved']
 
 _COLUMNS = {
     'padding_ratio': ('padding ratio', '.3f'),
@@ -34,6 +35,8 @@ _COLUMNS = {
     'wait_p50': ('wait p50', '.2f'),
     'wait_p95': ('p95', '.2f'),
     'wait_max': ('max (s)', '.2f'),
+    'latency_p50': ('latency p50', '.3f'),
+    'latency_p95': ('p95 (s)', '.3f'),
 }
 SUFFIXES = ('.png', '.html')
 
@@ -59,6 +62,11 @@ def as_table(policies: dict[str, Figures]) -> str:
             '-' if values[key] is None else format(values[key], how)
             for key, (_, how) in _COLUMNS.items())
     ])
+  return as_markdown(rows)
+
+
+def as_markdown(rows: Sequence[Sequence[str]]) -> str:
+  """A table of rows of cells, the first of them its head."""
   widths = [max(map(len, column)) for column in zip(*rows)]
   lines = [_line(row, widths) for row in rows]
   lines.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
@@ -66,27 +74,29 @@ def as_table(policies: dict[str, Figures]) -> str:
 
 
 def saved(policies: dict[str, Figures]) -> str:
-  """In words, what smart saves against each of the others."""
-  smart = policies['smart'].cost_ratio
+  """In words, what batching by length saves against each of the others."""
+  cheapest = 'smart_cost' if 'smart_cost' in policies else 'smart'
+  ours = policies[cheapest].cost_ratio
   parts = [
-      f'{1 - smart / figures.cost_ratio:.0%} of the cost of {name}'
+      _saved(1 - ours / figures.cost_ratio, name)
       for name, figures in policies.items()
-      if name not in ('smart', 'offline_bound')
+      if name not in ('smart', 'smart_cost', 'offline_bound')
   ]
-  return 'smart saves ' + ', '.join(parts) + '.'
+  line = f'{cheapest} {", ".join(parts)}.'
+  if cheapest == 'smart_cost':
+    line += (
+        f" smart has a median latency of {policies['smart'].latency_p50:.3f} s, "
+        f"smart_cost of {policies['smart_cost'].latency_p50:.3f} s, "
+        f"beam_default of {policies['beam_default'].latency_p50:.3f} s.")
+  return line
 
 
-def plot(
-    path: Path,
-    policies: dict[str, Figures],
-    frontier: list[Figures],
-    title: str) -> None:
-  """Draws mean cost against the median wait.
+def plot(path: Path, policies: dict[str, Figures], title: str) -> None:
+  """Draws mean cost against the median latency.
 
   Args:
     path: ends in .png or .html; the latter holds the drawing as SVG.
-    policies: by name; those without a wait are lines.
-    frontier: of smart, from full batches to short waits.
+    policies: by name; those without a latency are lines.
     title: says what was compared.
 
   Raises:
@@ -99,25 +109,36 @@ def plot(
         '--plot needs matplotlib. Install it (pip install matplotlib).') from e
   figure = Figure(figsize=(8, 5), layout='constrained')
   axes = figure.add_subplot()
-  axes.plot([f.wait_p50 for f in frontier], [f.cost_ratio for f in frontier],
-            marker='o',
-            label='smart, from full batches to short waits')
-  markers = iter('s^Dv')
   for name, figures in policies.items():
     if name == 'offline_bound':
-      axes.axhline(figures.cost_ratio, ls='--', c='grey', label='offline_bound')
-    elif name != 'smart':
-      axes.plot(
-          figures.wait_p50,
-          figures.cost_ratio,
-          next(markers),
-          markersize=9,
-          label=name)
-  axes.set_xlabel('median wait (s)')
+      axes.axhline(figures.cost_ratio, ls='--', c='grey')
+      axes.annotate(
+          name, (1, figures.cost_ratio),
+          xycoords=('axes fraction', 'data'),
+          xytext=(-6, -12),
+          textcoords='offset points',
+          ha='right',
+          color='grey')
+      continue
+    ours = name.startswith('smart')
+    (point, ) = axes.plot(
+        figures.latency_p50, figures.cost_ratio, 'os'[ours], markersize=9)
+    # To either side, since the best boundaries may be close to ours.
+    axes.annotate(
+        name, (figures.latency_p50, figures.cost_ratio),
+        xytext=(-8, 8) if ours else (8, 8),
+        textcoords='offset points',
+        ha='right' if ours else 'left',
+        color=point.get_color(),
+        weight='bold' if ours else 'normal')
+  if all(f.latency_p50 != 0 for f in policies.values()):
+    axes.set_xscale('log')
+  # Room for the labels.
+  axes.margins(x=0.2, y=0.1)
+  axes.set_xlabel('median latency (s), of the model of a call')
   axes.set_ylabel('cost ratio (cost in tokens / real tokens)')
   axes.set_title(title, fontsize='medium')
   axes.grid(alpha=0.3)
-  axes.legend()
   if path.suffix == '.png':
     figure.savefig(path, dpi=150)
     return
@@ -129,6 +150,12 @@ def plot(
       '<!doctype html><meta charset="utf-8"><title>Batching advisor</title>'
       f'<pre>{as_table(policies)}</pre>{drawing[drawing.index("<svg"):]}',
       encoding='utf-8')
+
+
+def _saved(part, name):
+  if part < 0:
+    return f'adds {-part:.0%} to the cost of {name}'
+  return f'saves {part:.0%} of the cost of {name}'
 
 
 def _line(cells, widths):

@@ -17,7 +17,6 @@
 
 import itertools
 import random
-import statistics
 import unittest
 
 from hypothesis import given
@@ -25,10 +24,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from apache_beam.transforms.batching.fixed_boundaries import FixedBoundaries
+from apache_beam.transforms.batching.flushing import Span
 from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.priced_window import PricedWindow
+from apache_beam.transforms.batching.replay import Model
 from apache_beam.transforms.batching.replay import replay
-from apache_beam.transforms.batching.waiting import Leaving
+from apache_beam.transforms.batching.work_conserving import WorkConserving
 
 _COST = Cost(200, 1)
 _ARRIVALS = st.lists(
@@ -38,13 +39,19 @@ _POLICIES = st.one_of(
         PricedWindow,
         st.builds(Cost, st.integers(0, 500), st.integers(0, 2)),
         st.integers(1, 9),
-        st.floats(0, 1),
         st.none() | st.integers(1, 5000)),
+    st.builds(
+        WorkConserving,
+        st.builds(Cost, st.integers(0, 500), st.integers(0, 2)),
+        st.integers(1, 9),
+        st.none() | st.integers(1, 5000),
+        st.integers(1, 5)),
     st.builds(
         FixedBoundaries,
         st.lists(st.integers(1, 2000), unique=True).map(sorted),
         st.integers(1, 9),
-        st.none() | st.integers(1, 5000)))
+        st.none() | st.integers(1, 5000),
+        st.booleans()))
 
 
 def _trace(count=3000, rate=100.0, seed=0):
@@ -62,16 +69,20 @@ def _cost_ratio(replayed, cost):
 
 class PoliciesTest(unittest.TestCase):
   @settings(deadline=None)
-  @given(_ARRIVALS, _POLICIES, st.floats(0, 2))
-  def test_every_element_leaves_once_in_time_within_the_limits(
-      self, arrivals, policy, max_wait):
+  @given(_ARRIVALS, _POLICIES, st.floats(0, 2), st.sampled_from([0, 1e-4]))
+  def test_every_element_is_flushed_once_in_time_within_the_limits(
+      self, arrivals, policy, max_wait, secs_per_cost):
     lengths = [length for length, _ in arrivals]
     times = sorted(time for _, time in arrivals)
-    replayed = replay(lengths, times, policy, max_wait)
+    model = Model(_COST, secs_per_cost, secs_per_cost)
+    replayed = replay(lengths, times, policy, max_wait, model)
     self.assertEqual(len(lengths), sum(b.count for b in replayed.batches))
     self.assertEqual(sum(lengths), sum(b.real for b in replayed.batches))
-    for wait in replayed.waits:
-      self.assertTrue(0 <= wait <= max_wait + 1e-9)
+    for wait, latency in zip(replayed.waits, replayed.latencies):
+      self.assertLessEqual(0, wait)
+      self.assertLessEqual(wait, latency)
+      if not secs_per_cost:
+        self.assertLessEqual(wait, max_wait + 1e-9)
     largest = policy._max_padded_size
     for batch in replayed.batches:
       self.assertLessEqual(1, batch.count)
@@ -81,20 +92,22 @@ class PoliciesTest(unittest.TestCase):
           batch.count * batch.longest <= largest)
 
   @given(st.lists(st.integers(0, 2000), min_size=1), _POLICIES, st.data())
-  def test_a_run_holds_the_element_that_it_is_asked_for(
+  def test_a_span_holds_the_element_that_it_is_asked_for(
       self, lengths, policy, data):
     lengths.sort()
     index = data.draw(st.integers(0, len(lengths) - 1))
-    run = policy.due(lengths, index)
-    self.assertTrue(0 <= run.start <= index < run.end <= len(lengths))
-    number = data.draw(st.integers(0, 1000))
+    for span in (policy.due(lengths, index), policy.idle(lengths, index)):
+      if span is not None:
+        self.assertTrue(0 <= span.start <= index < span.end <= len(lengths))
+    first = data.draw(st.integers(0, 1000))
     before = 0
-    for run in policy.arrived(lengths, index, number):
-      self.assertTrue(before <= run.start < run.end <= len(lengths))
-      before = run.end
+    for span in policy.added(lengths, first, first + 1):
+      self.assertTrue(before <= span.start < span.end <= len(lengths))
+      before = span.end
 
   def test_numbers_that_are_no_limit(self):
     for make in (lambda **limits: PricedWindow(_COST, **limits),
+                 lambda **limits: WorkConserving(_COST, **limits),
                  lambda **limits: FixedBoundaries([], **limits)):
       for name in ('max_batch_size', 'max_padded_size'):
         with self.assertRaisesRegex(ValueError, f'{name}=0'):
@@ -102,27 +115,28 @@ class PoliciesTest(unittest.TestCase):
 
 
 class PricedWindowTest(unittest.TestCase):
-  def test_full_batch_without_padding_leaves_at_once(self):
+  def test_a_full_batch_without_padding_is_flushed_at_once(self):
     policy = PricedWindow(_COST, 4)
-    self.assertEqual([Leaving(1, 5)],
-                     policy.arrived([10, 100, 100, 100, 100, 300], 2, 5))
-    self.assertEqual([], policy.arrived([10, 100, 100, 100, 150, 300], 2, 5))
+    self.assertEqual([Span(1, 5)],
+                     policy.added([10, 100, 100, 100, 100, 300], 5, 6))
+    self.assertEqual([], policy.added([10, 100, 100, 100, 150, 300], 5, 6))
 
-  def test_several_full_batches_leave_together(self):
+  def test_several_full_batches_are_flushed_together(self):
     policy = PricedWindow(_COST, 2)
     lengths = [10, 10, 50, 100, 100, 101, 300, 300]
-    runs = [Leaving(0, 2), Leaving(3, 5), Leaving(6, 8)]
-    self.assertEqual(runs, policy.arrived(lengths, 7, 8))
-    self.assertEqual([], policy.arrived(lengths, 7, 9))
-    # Each arrival is looked at where few wait.
-    self.assertEqual(runs[:1], policy.arrived(lengths[:3], 1, 9))
+    spans = [Span(0, 2), Span(3, 5), Span(6, 8)]
+    self.assertEqual(spans, policy.added(lengths, 8, 9))
+    # Of many it looks for them periodically.
+    self.assertEqual([], policy.added(lengths, 9, 10))
+    self.assertEqual(spans, policy.added(lengths, 9, 11))
+    self.assertEqual(spans[:1], policy.added(lengths[:3], 9, 10))
 
-  def test_neighbours_join_where_that_is_cheaper_than_another_call(self):
+  def test_neighbours_join_where_that_costs_less_than_another_call(self):
     near, far = [100, 101, 102], [100, 500, 900]
-    self.assertEqual(Leaving(0, 3), PricedWindow(_COST, 4).due(near, 1))
-    self.assertEqual(Leaving(1, 2), PricedWindow(_COST, 4).due(far, 1))
-    dear = Cost(100_000, 1)
-    self.assertEqual(Leaving(0, 3), PricedWindow(dear, 4).due(far, 1))
+    self.assertEqual(Span(0, 3), PricedWindow(_COST, 4).due(near, 1))
+    self.assertEqual(Span(1, 2), PricedWindow(_COST, 4).due(far, 1))
+    expensive = Cost(100_000, 1)
+    self.assertEqual(Span(0, 3), PricedWindow(expensive, 4).due(far, 1))
 
   def test_costs_less_than_boundaries(self):
     lengths, times = _trace()
@@ -131,23 +145,6 @@ class PricedWindowTest(unittest.TestCase):
       for boundaries in ([], [16, 32, 64, 128, 256, 512], [50, 150, 400, 1500]):
         fixed = replay(lengths, times, FixedBoundaries(boundaries, 32), 2)
         self.assertLess(_cost_ratio(priced, cost), _cost_ratio(fixed, cost))
-
-  def test_hurry_buys_shorter_waits(self):
-    lengths, times = _trace()
-    waits, costs = [], []
-    for hurry in (0, 0.2, 0.4, 0.6, 0.8, 1):
-      replayed = replay(lengths, times, PricedWindow(_COST, 32, hurry), 2)
-      waits.append(statistics.mean(replayed.waits))
-      costs.append(_cost_ratio(replayed, _COST))
-    for more, less in itertools.pairwise(range(len(waits))):
-      self.assertLess(waits[less], waits[more])
-      self.assertGreater(costs[less], costs[more])
-    self.assertEqual(0, waits[-1])
-
-  def test_hurry_out_of_range(self):
-    for hurry in (-0.1, 1.1, float('nan')):
-      with self.assertRaisesRegex(ValueError, 'hurry=.*from 0 to 1'):
-        PricedWindow(_COST, 32, hurry)
 
   def test_prices_follow_lengths_that_change(self):
     lengths, times = _trace()
@@ -163,21 +160,29 @@ class PricedWindowTest(unittest.TestCase):
 
 
 class FixedBoundariesTest(unittest.TestCase):
-  def test_bucket_leaves_when_it_is_full(self):
+  def test_a_bucket_is_flushed_when_it_is_full(self):
     policy = FixedBoundaries([10, 50], 3)
-    self.assertEqual([], policy.arrived([9, 10, 49, 50], 2, 0))
-    self.assertEqual([Leaving(1, 4)], policy.arrived([9, 10, 20, 49, 50], 2, 0))
+    self.assertEqual([], policy.added([9, 10, 49, 50], 0, 4))
+    self.assertEqual([Span(1, 4)], policy.added([9, 10, 20, 49, 50], 4, 5))
+    self.assertEqual([Span(0, 3), Span(3, 6), Span(7, 10)],
+                     policy.added([1] * 7 + [60] * 4, 0, 11))
 
-  def test_bucket_is_flushed_when_one_is_due(self):
+  def test_the_bucket_of_the_oldest_is_flushed_while_the_model_is_idle(self):
+    lengths = [3, 9, 10, 49, 50]
+    self.assertIsNone(FixedBoundaries([10, 50], 9).idle(lengths, 2))
+    policy = FixedBoundaries([10, 50], 9, is_work_conserving=True)
+    self.assertEqual(Span(2, 4), policy.idle(lengths, 2))
+
+  def test_a_bucket_is_flushed_when_one_is_due(self):
     policy = FixedBoundaries([10, 50], 9)
-    self.assertEqual(Leaving(0, 2), policy.due([3, 9, 10, 49, 50], 1))
-    self.assertEqual(Leaving(2, 4), policy.due([3, 9, 10, 49, 50], 2))
-    self.assertEqual(Leaving(4, 5), policy.due([3, 9, 10, 49, 50], 4))
+    self.assertEqual(Span(0, 2), policy.due([3, 9, 10, 49, 50], 1))
+    self.assertEqual(Span(2, 4), policy.due([3, 9, 10, 49, 50], 2))
+    self.assertEqual(Span(4, 5), policy.due([3, 9, 10, 49, 50], 4))
 
   def test_padded_size_fills_a_bucket_too(self):
     policy = FixedBoundaries([], 9, max_padded_size=100)
-    self.assertEqual([], policy.arrived([10, 40], 0, 0))
-    self.assertEqual([Leaving(0, 2)], policy.arrived([10, 40, 45], 0, 0))
+    self.assertEqual([], policy.added([10, 40], 1, 2))
+    self.assertEqual([Span(0, 2)], policy.added([10, 40, 45], 2, 3))
 
   def test_boundaries_that_do_not_ascend(self):
     for boundaries in ([50, 10], [10, 10]):
