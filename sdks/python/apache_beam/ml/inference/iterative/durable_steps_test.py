@@ -67,7 +67,7 @@ class _NoResume(ClockSession):
   resumes = 'none'
 
 
-def _generates_for(session, request_id):
+def generates_for(session, request_id):
   return any(key.startswith(f'{request_id}-') for key in session._running)
 
 
@@ -80,7 +80,8 @@ class _Counts:
     self.metrics._update = lambda name, value: None
 
 
-class DurableStepsTest(unittest.TestCase):
+class DurableStepsTestCase(unittest.TestCase):
+  """Workers that a runner calls for texts."""
   def setUp(self):
     self.now = 1000.0
     self.counts = _Counts()
@@ -148,6 +149,8 @@ class DurableStepsTest(unittest.TestCase):
     self.assertEqual([c.finish_reason for c in chunks],
                      [None] * (len(chunks) - 1) + [reason])
 
+
+class DurableStepsTest(DurableStepsTestCase):
   def test_first_chunk_at_once_then_by_tokens(self):
     steps = self.worker()
     chunks = self.to_the_end(steps, self.restriction())
@@ -386,144 +389,6 @@ class DurableStepsTest(unittest.TestCase):
     session.submit(Request('a', 'prompt'))
     self.check(self.to_the_end(steps, self.restriction()))
     self.assertTrue(session.knows('a'))
-
-  def test_overdue(self):
-    steps = self.worker(request_timeout_secs=1.0)
-    restriction = self.restriction()
-    chunks = self.to_the_end(steps, restriction)
-    self.assertEqual(chunks[-1].error_kind, 'timeout')
-    self.assertLess(sum(len(c.token_ids) for c in chunks), 64)
-    self.assertFalse(_generates_for(steps.handler.sessions[0], 'a'))
-
-  def test_overdue_though_chunks_are_always_there(self):
-    steps = self.worker(tokens=200, request_timeout_secs=2.0)
-    restriction, chunk, begun = self.restriction(), None, self.now
-    while not restriction.is_finished:
-      # A runner that comes back when it should.
-      chunk, restriction = self.advance(steps, restriction)
-      if not restriction.is_finished:
-        self.now = max(self.now, steps.goes(restriction, chunk is not None))
-    self.assertEqual(chunk.error_kind, 'timeout')
-    self.assertLess(self.now - begun, 3.0)
-    self.assertFalse(_generates_for(steps.handler.sessions[0], 'a'))
-
-  def test_the_time_limit_goes_on_with_the_text(self):
-    first = self.worker(request_timeout_secs=2.0)
-    restriction, chunks, begun = self.restriction(), [], self.now
-    while len(chunks) < 2:
-      self.now += 0.05
-      chunk, restriction = self.advance(first, restriction)
-      chunks += [chunk] if chunk else []
-    steps = self.worker(request_timeout_secs=2.0)
-    chunks = self.to_the_end(steps, restriction, chunks=chunks)
-    self.assertEqual(chunks[-1].error_kind, 'timeout')
-    self.assertAlmostEqual(self.now - begun, 2.1, delta=0.11)
-
-  def test_stop_when(self):
-    steps = self.worker(stop_when=lambda progress: progress.tokens >= 9)
-    self.check(
-        self.to_the_end(steps, self.restriction()), 9, reason='cancelled')
-    self.assertFalse(_generates_for(steps.handler.sessions[0], 'a'))
-
-  def test_the_restriction_is_bounded(self):
-    steps = self.worker(max_restriction_bytes=200)
-    restriction = self.restriction()
-    chunks = self.to_the_end(steps, restriction)
-    self.assertEqual(chunks[-1].finish_reason, 'length')
-    size = sum(len(c.text) + 3 * len(c.token_ids) for c in chunks)
-    self.assertGreater(size, 200)
-    self.assertLess(size, 200 + 9 * 8)
-    self.assertFalse(_generates_for(steps.handler.sessions[0], 'a'))
-
-  def test_a_text_that_is_cancelled_has_a_last_chunk(self):
-    for advanced in (0, 1, 3):
-      steps, restriction, chunks = self.worker(), self.restriction(), []
-      for _ in range(advanced):
-        self.now += 0.05
-        chunk, restriction = self.advance(steps, restriction)
-        chunks += [chunk] if chunk else []
-      made = sum(len(c.token_ids) for c in chunks)
-      chunk, _ = self.advance(
-          steps, dataclasses.replace(restriction, is_cancelled=True))
-      self.check(chunks + [chunk], made, reason='cancelled')
-      self.assertEqual(len(steps.texts), 0)
-
-  def test_no_more_in_flight_than_allowed(self):
-    steps = self.worker(max_in_flight=2, tokens=1)
-    restrictions = [self.restriction(str(i)) for i in range(3)]
-    for restriction in restrictions:
-      self.advance(steps, restriction)
-    self.assertEqual((len(steps.texts), steps.begun), (2, 2))
-    self.now += 0.05
-    chunk, _ = self.advance(steps, restrictions[0])
-    self.assertTrue(chunk.is_last)
-    self.advance(steps, restrictions[2])
-    self.assertEqual((len(steps.texts), steps.begun), (2, 3))
-
-  def test_what_went_to_another_worker_is_stopped(self):
-    steps = self.worker(tokens=10**6)
-    self.advance(steps, self.restriction('gone'))
-    self.now += 500
-    self.advance(steps, self.restriction('here'))
-    session = steps.handler.sessions[0]
-    self.assertTrue(_generates_for(session, 'gone'))
-    self.now += 200
-    self.advance(steps, self.restriction('new'))
-    self.assertFalse(_generates_for(session, 'gone'))
-    self.assertTrue(_generates_for(session, 'here'))
-
-  def test_what_went_to_another_worker_takes_no_place(self):
-    steps = self.worker(tokens=10**6, max_in_flight=1)
-    self.advance(steps, self.restriction('gone'))
-    for _ in range(2):
-      self.now += 400
-      self.advance(steps, self.restriction('new'))
-    self.assertTrue(_generates_for(steps.handler.sessions[0], 'new'))
-    self.assertFalse(_generates_for(steps.handler.sessions[0], 'gone'))
-
-  @settings(max_examples=50, deadline=None)
-  @given(
-      st.floats(0.2, 100.0),
-      st.integers(1, 200),
-      st.lists(st.floats(0.0, 0.5), min_size=1, max_size=9))
-  def test_checkpoints_are_bounded(self, rate, tokens, lates):
-    """At any pace, on a runner that comes back at any time after the delay."""
-    self.now = 1000.0
-    steps = self.worker(tokens, rate=rate)
-    restriction, lates = self.restriction(), itertools.cycle(lates)
-    chunks = []
-    while not restriction.is_finished:
-      chunk, restriction = self.advance(steps, restriction)
-      chunks += [chunk] if chunk else []
-      text = steps.texts.get(steps.key(restriction))
-      if text is not None:
-        back_at = steps.goes(restriction, chunk is not None)
-        # What is owed, longer chunks make up for.
-        owed = max(text.owed, 0) / 8
-        self.assertLessEqual(
-            text.checkpoints, restriction.tokens / 8 + 2 + owed)
-        self.now = max(back_at, self.now) + next(lates)
-    self.check(chunks, tokens)
-
-  def test_a_resumed_text_has_a_seed_of_its_own(self):
-    seeds = []
-
-    class Seeds(ClockSession):
-      def submit(self, request, resume_from=None):
-        seeds.append((request.args.get('seed'), request.seed))
-        super().submit(request, resume_from)
-
-    restriction = self.restriction()
-    steps = self.worker(args={'seed': 7}, session_type=Seeds)
-    for _ in range(3):
-      self.now += 0.05
-      _, restriction = self.advance(steps, restriction)
-    other = self.worker(args={'seed': 7}, session_type=Seeds)
-    self.advance(other, restriction)
-    self.assertEqual(seeds, [(7, None), (None, seed_at(7, restriction.index))])
-    self.assertEqual(seed_at(7, 0), 7)
-    derived = {seed_at(seed, index) for seed in (7, 8) for index in range(100)}
-    self.assertEqual(len(derived), 200)
 
 
 if __name__ == '__main__':

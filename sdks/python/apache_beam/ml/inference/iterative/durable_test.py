@@ -45,7 +45,7 @@ from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import window
 
-_PROMPTS = ['red', 'green', 'blue', 'yellow', 'black']
+PROMPTS = ['red', 'green', 'blue', 'yellow', 'black']
 
 
 class _MortalSession(ClockSession):
@@ -89,7 +89,7 @@ def _check(chunks, tokens=20, reason='length'):
     assert made == clock_token_ids(prompt, 0, len(made))
     assert ''.join(part.text for part in parts) == clock_text(made)
   prompts = sorted(parts[-1].example for parts in texts.values())
-  assert prompts == sorted(_PROMPTS), prompts
+  assert prompts == sorted(PROMPTS), prompts
 
 
 def _fails_amid_a_text(progress):
@@ -122,13 +122,13 @@ def _joined(parts):
   return ''.join(texts)
 
 
-def _pipeline(runner=None, *flags):
+def pipeline(runner=None, *flags):
   return beam.Pipeline(
       runner or fn_runner.FnApiRunner(),
       PipelineOptions(['--experiments=iterative_inference', *flags]))
 
 
-def _infer(handler=None, **options):
+def infer(handler=None, **options):
   return 'Infer' >> RunInference(
       handler or _MortalHandler(tokens=20, rate=400),
       iterative=IterativeOptions(mode='durable', chunk_tokens=4, **options))
@@ -140,8 +140,8 @@ class DurableTest(unittest.TestCase):
 
   def run_and_check(self, runner=None, reason='length', **options):
     """Returns the pipeline's result and its chunks, which have passed."""
-    with _pipeline(runner) as p:
-      chunks = p | beam.Create(_PROMPTS) | _infer(**options)
+    with pipeline(runner) as p:
+      chunks = p | beam.Create(PROMPTS) | infer(**options)
       assert_that(chunks, lambda found: _check(found, reason=reason))
     return p.result
 
@@ -159,9 +159,9 @@ class DurableTest(unittest.TestCase):
 
   def test_checkpoints_are_few(self):
     for rate in (5, 12, 20):
-      with _pipeline() as p:
+      with pipeline() as p:
         _ = (
-            p | beam.Create(_PROMPTS)
+            p | beam.Create(PROMPTS)
             | RunInference(
                 ClockModelHandler(tokens=64, rate=rate),
                 iterative=IterativeOptions(mode='durable')))
@@ -174,8 +174,8 @@ class DurableTest(unittest.TestCase):
       self.assertGreaterEqual(self.count(p.result, 'empty_checkpoints'), 5)
 
   def test_equal_inputs_are_two(self):
-    with _pipeline() as p:
-      chunks = p | beam.Create(['red', 'red']) | _infer()
+    with pipeline() as p:
+      chunks = p | beam.Create(['red', 'red']) | infer()
       texts = (
           chunks
           | beam.Map(lambda chunk: (chunk.request_id, len(chunk.token_ids)))
@@ -184,10 +184,10 @@ class DurableTest(unittest.TestCase):
       assert_that(texts, equal_to([20, 20]))
 
   def test_keys(self):
-    with _pipeline() as p:
+    with pipeline() as p:
       chunks = (
-          p | beam.Create([(prompt[0], prompt) for prompt in _PROMPTS])
-          | _infer(KeyedModelHandler(_MortalHandler(tokens=20, rate=400))))
+          p | beam.Create([(prompt[0], prompt) for prompt in PROMPTS])
+          | infer(KeyedModelHandler(_MortalHandler(tokens=20, rate=400))))
 
       def check(found):
         _check([chunk for _, chunk in found])
@@ -200,59 +200,58 @@ class DurableTest(unittest.TestCase):
 
   def test_windows_without_lateness(self):
     # Behind a GroupByKey that would drop what is late.
-    with _pipeline() as p:
+    with pipeline() as p:
       tokens = (
-          p | beam.Create(enumerate(_PROMPTS))
+          p | beam.Create(enumerate(PROMPTS))
           | beam.MapTuple(lambda i, x: window.TimestampedValue(x, 10 * i + 3))
           | beam.WindowInto(window.FixedWindows(10), allowed_lateness=0)
-          | _infer()
+          | infer()
           | beam.Map(lambda chunk: (chunk.request_id, len(chunk.token_ids)))
           | beam.CombinePerKey(sum)
           | beam.Map(lambda pair, w=beam.DoFn.WindowParam: (pair[1], w.start)))
       assert_that(tokens, equal_to([(20, 10 * i) for i in range(5)]))
 
   def test_timestamps_are_those_of_inputs(self):
-    with _pipeline() as p:
+    with pipeline() as p:
       stamps = (
-          p | beam.Create(_PROMPTS)
+          p | beam.Create(PROMPTS)
           | beam.Map(lambda x: window.TimestampedValue(x, len(x)))
-          | _infer()
+          | infer()
           | beam.Map(lambda chunk, t=beam.DoFn.TimestampParam: float(t))
           | beam.Distinct())
       assert_that(stamps, equal_to([3, 4, 5, 6]))
 
   def test_an_input_in_two_windows_is_generated_for_once(self):
-    with _pipeline() as p:
+    with pipeline() as p:
       tokens = (
-          p | beam.Create(_PROMPTS)
+          p | beam.Create(PROMPTS)
           | beam.Map(lambda x: window.TimestampedValue(x, 17))
           | beam.WindowInto(window.SlidingWindows(10, 5))
-          | _infer(request_id_fn=str)
+          | infer(request_id_fn=str)
           | beam.Map(lambda chunk: (chunk.request_id, len(chunk.token_ids)))
           | beam.CombinePerKey(sum)
           | beam.Map(lambda pair, w=beam.DoFn.WindowParam: (*pair, w.start)))
       assert_that(
           tokens,
-          equal_to([(prompt, 20, at) for prompt in _PROMPTS
-                    for at in (10, 15)]))
+          equal_to([(prompt, 20, at) for prompt in PROMPTS for at in (10, 15)]))
     # This runner leaves the windows of an element together.
     self.assertEqual(self.count(p.result, 'tokens'), 100)
 
   def test_the_same_id_in_two_windows_is_two(self):
-    with _pipeline() as p:
+    with pipeline() as p:
       ends = (
-          p | beam.Create(enumerate(_PROMPTS))
+          p | beam.Create(enumerate(PROMPTS))
           | beam.MapTuple(lambda i, x: window.TimestampedValue(x, 10 * i))
           | beam.WindowInto(window.FixedWindows(10))
-          | _infer(request_id_fn=lambda _: 'same')
+          | infer(request_id_fn=lambda _: 'same')
           | FoldToPredictionResult()
           | beam.Map(lambda r: (r.example, len(r.inference.token_ids))))
-      assert_that(ends, equal_to([(prompt, 20) for prompt in _PROMPTS]))
+      assert_that(ends, equal_to([(prompt, 20) for prompt in PROMPTS]))
 
   def test_two_transforms_share_a_model_and_ids(self):
     for mode in ('durable', 'in_bundle'):
-      with self.subTest(mode), _pipeline() as p:
-        inputs = p | beam.Create(_PROMPTS)
+      with self.subTest(mode), pipeline() as p:
+        inputs = p | beam.Create(PROMPTS)
         for label in ('One', 'Other'):
           results = (
               inputs | label >> RunInference(
@@ -264,12 +263,12 @@ class DurableTest(unittest.TestCase):
               beam.Map(lambda r: (r.example, len(r.inference.token_ids))))
           assert_that(
               results,
-              equal_to([(prompt, 20) for prompt in _PROMPTS]),
+              equal_to([(prompt, 20) for prompt in PROMPTS]),
               label=f'check{label}')
 
   def test_a_duplicate_fails_alone_downstream_too(self):
     for mode in ('durable', 'in_bundle'):
-      with self.subTest(mode), _pipeline() as p:
+      with self.subTest(mode), pipeline() as p:
         finals = (
             p | beam.Create(['red', 'green', 'red', 'red'], reshuffle=False)
             | RunInference(
@@ -283,10 +282,10 @@ class DurableTest(unittest.TestCase):
                       ('red', 0, 'duplicate'), ('red', 0, 'duplicate')]))
 
   def test_dead_letters(self):
-    with _pipeline() as p:
+    with pipeline() as p:
       chunks, dead = (
-          p | beam.Create([*_PROMPTS, 'bad'])
-          | _infer().with_exception_handling())
+          p | beam.Create([*PROMPTS, 'bad'])
+          | infer().with_exception_handling())
       assert_that(chunks, _check, 'CheckGood')
       failed = (
           dead.failed_inferences
@@ -299,9 +298,9 @@ class DurableTest(unittest.TestCase):
   def test_the_default_fold_works_beside_dead_letters(self):
     # Some fail before their first chunk, some amid their text.
     for mode in ('durable', 'in_bundle'):
-      with self.subTest(mode), _pipeline() as p:
+      with self.subTest(mode), pipeline() as p:
         results, dead = (
-            p | beam.Create([*_PROMPTS, 'bad', 'cut'])
+            p | beam.Create([*PROMPTS, 'bad', 'cut'])
             | RunInference(
                 _MortalHandler(tokens=40, rate=20),
                 iterative=IterativeOptions(
@@ -311,7 +310,7 @@ class DurableTest(unittest.TestCase):
                     stop_when=_fails_amid_a_text)).with_exception_handling())
         folded = results | FoldToPredictionResult() | beam.Map(
             lambda r: (r.example, len(r.inference.token_ids)))
-        assert_that(folded, equal_to([(prompt, 40) for prompt in _PROMPTS]))
+        assert_that(folded, equal_to([(prompt, 40) for prompt in PROMPTS]))
         failed = (
             dead.failed_inferences
             | beam.MapTuple(lambda elements, error: (elements, error[0])))
@@ -327,10 +326,10 @@ class DurableTest(unittest.TestCase):
     for exc_class, failed in ((KeyError, ['blue']), (ValueError,
                                                      ['blue', 'bad'])):
       with self.subTest(exc_class):
-        p = _pipeline()
+        p = pipeline()
         _, dead = (
             p | beam.Create(['red', 'blue', 'bad'])
-            | _infer(
+            | infer(
                 request_id_fn=name).with_exception_handling(exc_class=exc_class))
         inputs = dead.failed_inferences | beam.FlatMapTuple(lambda one, _: one)
         assert_that(inputs, equal_to(failed))
@@ -342,10 +341,10 @@ class DurableTest(unittest.TestCase):
 
   def test_inputs_that_cannot_be_named(self):
     names = {'blue': 'b'}
-    with _pipeline() as p:
+    with pipeline() as p:
       errors = (
           p | beam.Create(['red', 'blue'])
-          | _infer(request_id_fn=names.get)
+          | infer(request_id_fn=names.get)
           | beam.Filter(lambda chunk: chunk.is_last)
           | beam.Map(lambda c: (c.example, c.finish_reason, c.error_kind)))
       assert_that(
@@ -356,16 +355,16 @@ class DurableTest(unittest.TestCase):
     self.run_and_check(max_in_flight=2)
 
   def test_a_generator_function(self):
-    with _pipeline() as p:
+    with pipeline() as p:
       chunks = (
-          p | beam.Create(_PROMPTS)
-          | _infer(GeneratorModelHandler(lambda: None, _spell)))
+          p | beam.Create(PROMPTS)
+          | infer(GeneratorModelHandler(lambda: None, _spell)))
       texts = (
           chunks
           | beam.Map(lambda c: (c.request_id, (c.index, c.text, c.is_last)))
           | beam.GroupByKey()
           | beam.MapTuple(lambda _, parts: _joined(parts)))
-      assert_that(texts, equal_to(_PROMPTS))
+      assert_that(texts, equal_to(PROMPTS))
 
   def test_batches_of_a_model_that_pads(self):
     prompts = [(3 + 200 * (i % 2) + i // 8) * 'a' for i in range(64)]
@@ -378,7 +377,7 @@ class DurableTest(unittest.TestCase):
             min_batch_size=8,
             max_batch_size=8,
             batch_length_fn=len)
-        with self.subTest(mode=mode, flags=flags), _pipeline(None, *flags) as p:
+        with self.subTest(mode=mode, flags=flags), pipeline(None, *flags) as p:
           chunks = (
               p | beam.Create(prompts)
               | RunInference(handler, iterative=IterativeOptions(mode=mode)))
@@ -436,77 +435,21 @@ class DurableTest(unittest.TestCase):
 
   def test_chunks_survive_a_sink(self):
     with tempfile.TemporaryDirectory() as folder:
-      with _pipeline() as p:
+      with pipeline() as p:
         _ = (
-            p | beam.Create(_PROMPTS) | _infer()
+            p | beam.Create(PROMPTS) | infer()
             | beam.Reshuffle()
             | beam.Map(lambda chunk: f'{chunk.example or ""} {chunk.text}')
             | beam.io.WriteToText(folder + '/out'))
-      with _pipeline() as p:
+      with pipeline() as p:
         words = (
             p | beam.io.ReadFromText(folder + '/out*')
             | beam.FlatMap(str.split))
         expected = [
-            word for prompt in _PROMPTS
+            word for prompt in PROMPTS
             for word in clock_text(clock_token_ids(prompt, 0, 20)).split()
         ]
-        assert_that(words, equal_to(expected + _PROMPTS))
-
-
-class RefusedTest(unittest.TestCase):
-  def test_a_timeout_of_calls(self):
-    for kwargs, words in (
-        ({'timeout': 5}, 'timeout.*request_timeout_secs'),
-        ({'use_subprocess': True}, 'use_subprocess'),
-        ({'threshold': 0.5}, 'threshold')):
-      with self.assertRaisesRegex(ValueError, words):
-        p = _pipeline()
-        _ = p | beam.Create(_PROMPTS) | _infer().with_exception_handling(
-            **kwargs)
-
-  def test_options_that_are_for_the_other_mode(self):
-    for kwargs in ({'on_drain': 'truncate'}, {'max_restriction_bytes': 9}):
-      with self.assertRaisesRegex(ValueError, f'{[*kwargs][0]}.*durable'):
-        IterativeOptions(**kwargs)
-    with self.assertRaisesRegex(ValueError, "on_drain='stop'"):
-      IterativeOptions(mode='durable', on_drain='stop')
-    with self.assertRaisesRegex(ValueError, 'max_restriction_bytes=0'):
-      IterativeOptions(mode='durable', max_restriction_bytes=0)
-
-  def test_runners(self):
-    flags = ['--finish_bundle_before_checkpointing']
-    unsafe = ['--experiments=allow_unsafe_durable_inference']
-    for runner, options, error in (
-        (BundleBasedDirectRunner(), [], 'PrismRunner'),
-        (FlinkRunner(), [], '--finish_bundle_before_checkpointing'),
-        (FlinkRunner(), [flags[0] + '=false'], '--finish_bundle_before'),
-        (FlinkRunner(), flags, None),
-        (FlinkRunner(), [flags[0] + '=true'], None),
-        (FlinkRunner(), [*flags, '--other=1'], None),
-        (FlinkRunner(), unsafe, None)):
-      if error is None:
-        check_runner('Infer', runner, PipelineOptions(options))
-        continue
-      with self.assertRaisesRegex(ValueError, f'Infer: .*{error}'):
-        check_runner('Infer', runner, PipelineOptions(options))
-
-  def test_warns_of_runners_that_were_not_tried(self):
-    class CloudRunner(PipelineRunner):
-      pass
-
-    for runner in (PortableRunner(), CloudRunner()):
-      with self.assertLogs(level='WARNING') as logs:
-        check_runner('Infer', runner, PipelineOptions([]))
-      self.assertRegex(logs.output[0], f'Infer: .*{type(runner).__name__}')
-    for runner in (PrismRunner(),
-                   fn_runner.FnApiRunner(),
-                   SwitchingDirectRunner()):
-      with self.assertNoLogs(level='WARNING'):
-        check_runner('Infer', runner, PipelineOptions([]))
-
-  def test_the_wrong_runner_is_refused_at_once(self):
-    with self.assertRaisesRegex(ValueError, 'Infer: .*PrismRunner'):
-      _ = _pipeline(BundleBasedDirectRunner()) | beam.Create(['red']) | _infer()
+        assert_that(words, equal_to(expected + PROMPTS))
 
 
 if __name__ == '__main__':

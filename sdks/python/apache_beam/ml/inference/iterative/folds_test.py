@@ -61,11 +61,11 @@ from apache_beam.transforms.userstate import BagStateSpec
 from apache_beam.transforms.userstate import TimerSpec
 from apache_beam.utils.timestamp import Timestamp
 
-_PARTS = ('One', '. Two', '! ', 'Three', '. 3.', '5')
-_TEXT = ''.join(_PARTS)
+PARTS = ('One', '. Two', '! ', 'Three', '. 3.', '5')
+TEXT = ''.join(PARTS)
 
 
-def _chunks(request_id, parts=_PARTS, reason='stop', **kwargs):
+def chunks_of(request_id, parts=PARTS, reason='stop', **kwargs):
   last = len(parts) - 1
   chunks = [
       Chunk(request_id, i, part, (i, 100 + i)) for i, part in enumerate(parts)
@@ -83,7 +83,7 @@ def _chunks(request_id, parts=_PARTS, reason='stop', **kwargs):
   return chunks
 
 
-def _shuffled(chunks, seed=1):
+def shuffled(chunks, seed=1):
   chunks = list(chunks)
   random.Random(seed).shuffle(chunks)
   return chunks
@@ -197,7 +197,7 @@ class _Runner:
 
 
 _WHOLE = fold_fns.WholeFold(lambda whole: [whole])
-_SENTENCES = fold_fns.TextFold(texts.cut_sentences)
+SENTENCES = fold_fns.TextFold(texts.cut_sentences)
 _GROW = fold_fns.TextFold(texts.grow)
 
 
@@ -215,12 +215,12 @@ class StatefulTest(unittest.TestCase):
       self, all_parts, is_keyed, rng):
     chunks = [
         chunk for i, parts in enumerate(all_parts)
-        for chunk in _chunks(f'r{i}', parts)
+        for chunk in chunks_of(f'r{i}', parts)
     ]
     elements = [('k' + c.request_id, c) for c in chunks] if is_keyed else chunks
     shuffled = list(elements)
     rng.shuffle(shuffled)
-    for fold in (_WHOLE, _SENTENCES, _GROW):
+    for fold in (_WHOLE, SENTENCES, _GROW):
       got, expected = {}, {}
       for order, into in ((shuffled, got), (elements, expected)):
         runner = _Runner(fold)
@@ -234,31 +234,31 @@ class StatefulTest(unittest.TestCase):
       self.assertEqual(got, expected)
       for i, parts in enumerate(all_parts):
         self.assertTrue(got[f'r{i}'][-1].is_last)
-        if fold is not _SENTENCES:
+        if fold is not SENTENCES:
           self.assertEqual(got[f'r{i}'][-1].text, ''.join(parts))
 
-  @given(st.permutations(range(len(_PARTS))))
+  @given(st.permutations(range(len(PARTS))))
   def test_what_is_gapless_comes_out_at_once(self, order):
-    runner, chunks, came, out = _Runner(_GROW), _chunks('r'), set(), 0
+    runner, chunks, came, out = _Runner(_GROW), chunks_of('r'), set(), 0
     for index in order:
       came.add(index)
       out += len(runner.process(chunks[index]))
-      self.assertEqual(out, min(set(range(len(_PARTS) + 1)) - came))
+      self.assertEqual(out, min(set(range(len(PARTS) + 1)) - came))
 
   def test_state_of_a_text_grows_by_what_comes(self):
-    for fold in (_WHOLE, _SENTENCES):
+    for fold in (_WHOLE, SENTENCES):
       written = []
       for count in (200, 400):
         runner = _Runner(fold)
-        for chunk in _chunks('r', ['Ten chars. '] * count):
+        for chunk in chunks_of('r', ['Ten chars. '] * count):
           runner.process(chunk)
         written.append(runner.written('r'))
       self.assertLess(written[1], 2.2 * written[0])
 
   def test_a_chunk_that_comes_twice_is_an_error(self):
-    for fold in (_WHOLE, _SENTENCES):
+    for fold in (_WHOLE, SENTENCES):
       for again in (0, 2):
-        runner, chunks = _Runner(fold), _chunks('r7')
+        runner, chunks = _Runner(fold), chunks_of('r7')
         runner.process(chunks[0])
         runner.process(chunks[2])
         with self.assertRaisesRegex(
@@ -278,21 +278,21 @@ class GivesUpTest(unittest.TestCase):
     """A runner that folded a text but for its lost chunks, and its outputs."""
     runner = _Runner(fold, **kwargs)
     outputs = []
-    for chunk in _shuffled(_chunks('r')):
+    for chunk in shuffled(chunks_of('r')):
       if chunk.index not in lost:
         outputs += runner.process(chunk)
     return runner, outputs
 
   @given(
-      st.sets(st.sampled_from(range(len(_PARTS))), min_size=1),
-      st.sampled_from([_WHOLE, _SENTENCES, _GROW]),
+      st.sets(st.sampled_from(range(len(PARTS))), min_size=1),
+      st.sampled_from([_WHOLE, SENTENCES, _GROW]),
       st.sampled_from([None, 30.0]),
       st.booleans())
   def test_each_request_ends_once_and_leaves_nothing(
       self, lost, fold, secs, at_window_end):
     self.now = 1000.0
     runner, outputs = self.lose(fold, lost, give_up_secs=secs)
-    if len(lost) == len(_PARTS):
+    if len(lost) == len(PARTS):
       # Of this one nobody knows.
       self.assertEqual((runner.state_count(), outputs), (0, []))
       return
@@ -313,14 +313,14 @@ class GivesUpTest(unittest.TestCase):
         f"lost: chunk {missing} of request 'r' did not arrive {why}")
     outputs += ends
     self.assertEqual(sum(output.is_last for output in outputs), 1)
-    if fold is _SENTENCES:
+    if fold is SENTENCES:
       text = ''.join(output.text for output in outputs)
     else:
       text = outputs[-1].text
       self.assertEqual(outputs[-1].index, missing)
-    self.assertEqual(text, ''.join(_PARTS[:missing]))
+    self.assertEqual(text, ''.join(PARTS[:missing]))
     if fold is _WHOLE:
-      has_last = len(_PARTS) - 1 not in lost
+      has_last = len(PARTS) - 1 not in lost
       self.assertEqual(outputs[-1].example, 'prompt of r' if has_last else None)
     self.assertEqual([output.timestamp for output in last],
                      [Timestamp(3)] * len(last))
@@ -330,7 +330,7 @@ class GivesUpTest(unittest.TestCase):
     runner, _ = self.lose(_WHOLE, {2, 4}, give_up_secs=30.0)
     self.assertEqual(float(runner.timer('deadline', 'r')), 1030.0)
     self.now += 20
-    runner.process(_chunks('r')[2])
+    runner.process(chunks_of('r')[2])
     # It is not set for each chunk.
     self.assertEqual(float(runner.timer('deadline', 'r')), 1030.0)
     self.now += 10
@@ -344,7 +344,7 @@ class GivesUpTest(unittest.TestCase):
     for name in ('on_deadline', 'on_window_end'):
       self.assertEqual(runner.fire(name, 'r'), [])
     # What arrives later is a request of its own, and given up in turn.
-    runner.process(_chunks('r')[4])
+    runner.process(chunks_of('r')[4])
     (end, ) = runner.fire('on_window_end', 'r')
     self.assertIn('chunk 0', end.value.error)
 
@@ -356,7 +356,7 @@ class GivesUpTest(unittest.TestCase):
       self.assertEqual(runner.fire('on_deadline', 'r'), [])
       self.assertIsNone(runner.timer('deadline', 'r'))
     self.now += 20
-    runner.process(_chunks('r')[2])
+    runner.process(chunks_of('r')[2])
     self.assertEqual(float(runner.timer('deadline', 'r')), 1050.0)
     self.now += 30
     (end, ) = runner.fire('on_deadline', 'r')
@@ -372,7 +372,7 @@ class GivesUpTest(unittest.TestCase):
     self.assertIn('chunk 2', end.value.error)
 
   def test_complete_requests_leave_no_timer(self):
-    for fold in (_WHOLE, _SENTENCES, _GROW):
+    for fold in (_WHOLE, SENTENCES, _GROW):
       runner, _ = self.lose(fold, (), give_up_secs=30.0)
       self.assertEqual(runner.state_count(), 0)
       self.now += 31
@@ -380,10 +380,10 @@ class GivesUpTest(unittest.TestCase):
         self.assertEqual(runner.fire(name, 'r'), [])
 
   def test_no_result_of_what_is_among_the_dead_letters(self):
-    *before, last = _chunks('r', reason='error')
+    *before, last = chunks_of('r', reason='error')
     last = dataclasses.replace(last, dead_lettered=True)
     runner = _Runner(_WHOLE)
-    for chunk in _shuffled([*before, last]):
+    for chunk in shuffled([*before, last]):
       self.assertEqual(runner.process(chunk), [])
     self.assertEqual(runner.state_count(), 0)
     within = fold_fns.FoldWithinBundle('Fold', _WHOLE)
@@ -406,343 +406,10 @@ class GivesUpTest(unittest.TestCase):
             found += [timer.time_domain for timer in timers]
 
       p = beam.Pipeline(runner)
-      _ = p | beam.Create(_chunks('a')).with_output_types(Chunk) | FinalsOnly()
+      _ = p | beam.Create(
+          chunks_of('a')).with_output_types(Chunk) | FinalsOnly()
       p.visit(Find())
       self.assertEqual(set(found), domains)
-
-
-class FoldsTest(unittest.TestCase):
-  """In pipelines on FnApiRunner."""
-  def _run(self, elements, transform, expected, hint=Chunk):
-    with TestPipeline('FnApiRunner') as p:
-      folded = (
-          p | beam.Create(elements).with_output_types(hint)
-          | beam.Reshuffle() | transform)
-      assert_that(folded, equal_to(expected))
-    return folded
-
-  def test_prediction_results(self):
-    elements = _shuffled([
-        *_chunks('a'),
-        *_chunks('b', reason='cancelled'),
-        *_chunks('c', reason='error')
-    ])
-    with TestPipeline('FnApiRunner') as p:
-      results = (
-          p | beam.Create(elements).with_output_types(Chunk)
-          | FoldToPredictionResult(errors='skip'))
-      self.assertEqual(results.element_type, PredictionResult)
-      tokens = tuple(t for i in range(len(_PARTS)) for t in (i, 100 + i))
-      assert_that(
-          results | beam.Map(
-              lambda r: (r.example, r.model_id, *vars(r.inference).values())),
-          equal_to([
-              (f'prompt of {name}', 'm', _TEXT, tokens, None, reason, 7, 12)
-              for name, reason in (('a', 'stop'), ('b', 'cancelled'))
-          ]))
-
-  def test_keyed_tensors(self):
-    chunks = [
-        Chunk('a', 0, values=np.ones((1, 2))),
-        Chunk('a', 1, values=np.zeros((2, 2)), finish_reason='stop')
-    ]
-    hint = tuple[int, Chunk[str]]
-    with TestPipeline('FnApiRunner') as p:
-      results = (
-          p
-          | beam.Create([(5, c)
-                         for c in reversed(chunks)]).with_output_types(hint)
-          | FoldToPredictionResult())
-      self.assertEqual(
-          results.element_type, typehints.Tuple[int, PredictionResult])
-      assert_that(
-          results
-          | beam.MapTuple(lambda key, r: (key, r.inference.values.tolist())),
-          equal_to([(5, [[1, 1], [0, 0], [0, 0]])]))
-
-  def test_an_error_names_request_and_error(self):
-    with self.assertRaisesRegex(
-        Exception, r"request 'a1' ended with the error 'server: 503'.*'skip'"):
-      self._run(_chunks('a1', reason='error'), FoldToPredictionResult(), [])
-
-  def test_finals(self):
-    a, b = _chunks('a'), _chunks('b', [''])
-    self._run(
-        _shuffled([*a, *b]),
-        FinalsOnly(),
-        [
-            Chunk(
-                'a',
-                len(_PARTS) - 1,
-                _TEXT,
-                tuple(t for c in a for t in c.token_ids),
-                finish_reason='stop',
-                usage=a[-1].usage,
-                model_id='m',
-                example='prompt of a'),
-            *b
-        ])
-
-  def test_text_so_far(self):
-    self._run(
-        _shuffled(_chunks('a')),
-        TextSoFar(),
-        [
-            PartialText(
-                'a',
-                i,
-                ''.join(_PARTS[:i + 1]),
-                'stop' if i == len(_PARTS) - 1 else None)
-            for i in range(len(_PARTS))
-        ])
-
-  def test_sentences_of_keyed_chunks(self):
-    elements = [(k, c) for k in (1, 2) for c in _chunks(f'r{k}')]
-    folded = self._run(
-        _shuffled(elements),
-        Sentences(),
-        [(k, Sentence(f'r{k}', i, text, reason)) for k in (1, 2)
-         for i, text, reason in ((0, 'One. ', None), (1, 'Two! ', None),
-                                 (2, 'Three. ', None), (3, '3.5', 'stop'))],
-        tuple[int, Chunk])
-    self.assertEqual(folded.element_type, typehints.Tuple[int, Sentence])
-
-  def test_keys_are_told_by_element_where_types_are_not_known(self):
-    elements = [*_chunks('a'), *(('k', c) for c in _chunks('b'))]
-    self._run(
-        _shuffled(elements),
-        FinalsOnly() | beam.Map(
-            lambda e: (e[0], e[1].text) if isinstance(e, tuple) else e.text),
-        [_TEXT, ('k', _TEXT)],
-        Any)
-
-  def test_annotations_behind_it(self):
-    def text_of(chunk: Chunk) -> str:
-      return chunk.text
-
-    def sentence_of(sentence: Sentence) -> str:
-      return sentence.text
-
-    for hint in (Chunk, Chunk[str]):
-      with TestPipeline('FnApiRunner') as p:
-        chunks = p | beam.Create(_chunks('a')).with_output_types(hint)
-        finals = chunks | FinalsOnly()
-        self.assertEqual(finals.element_type, hint)
-        assert_that(finals | 'text' >> beam.Map(text_of), equal_to([_TEXT]))
-        sentences = chunks | Sentences() | beam.Map(sentence_of)
-        assert_that(
-            sentences,
-            equal_to(['One. ', 'Two! ', 'Three. ', '3.5']),
-            label='sentences')
-    self.assertNotIsInstance(
-        coders.registry.get_coder(Sentence), coders.FastPrimitivesCoder)
-
-
-class WindowsTest(unittest.TestCase):
-  def test_bundles_of_a_stream_in_fixed_windows_without_lateness(self):
-    # The same text once a window; the watermark passes the first amid it.
-    first, second = _shuffled(_chunks('a')), _shuffled(_chunks('b'), 2)
-    stream = TestStream(coder=coders.PickleCoder()).advance_watermark_to(0)
-    for chunk in first:
-      stream = stream.add_elements([window.TimestampedValue(chunk, 3)])
-    stream = stream.advance_watermark_to(12)
-    for chunk in second[:3]:
-      stream = stream.add_elements([window.TimestampedValue(chunk, 13)])
-    stream = stream.advance_watermark_to(15).add_elements(
-        [window.TimestampedValue(chunk, 16) for chunk in second[3:]])
-    stream = stream.advance_watermark_to_infinity()
-    # FnApiRunner takes no TestStream.
-    options = PipelineOptions(['--streaming'])
-    with TestPipeline('DirectRunner', options) as p:
-      chunks = (
-          p | stream.with_output_types(Chunk)
-          | beam.WindowInto(window.FixedWindows(10), allowed_lateness=0))
-      sentences = (
-          chunks | Sentences() | beam.ParDo(_WithTime())
-          # Drops what is late.
-          | beam.WithKeys(None) | beam.GroupByKey()
-          | beam.FlatMap(lambda pair: sorted(pair[1])))
-      assert_that(
-          sentences | beam.Map(lambda s: s[:3]),
-          equal_to([(start, name, text) for start, name in ((0, 'a'), (10, 'b'))
-                    for text in ('One. ', 'Two! ', 'Three. ', '3.5')]))
-      # An output has the time of the chunk that completed it.
-      assert_that(
-          sentences | 'times' >> beam.Map(lambda s: s[3] in (3, 13, 16)),
-          equal_to([True] * 8),
-          label='times')
-
-  def test_a_request_in_two_windows_is_two(self):
-    for within_bundle in (False, True):
-      with TestPipeline('FnApiRunner') as p:
-        finals = (
-            p | beam.Create([_chunks('a')]) | beam.FlatMap(list)
-            | beam.Map(lambda c: window.TimestampedValue(c, 7))
-            | beam.WindowInto(window.SlidingWindows(10, 5))
-            | FinalsOnly(within_bundle) | beam.ParDo(_WithTime()))
-        assert_that(finals, equal_to([(0, 'a', _TEXT, 7), (5, 'a', _TEXT, 7)]))
-
-  def test_what_never_ends_in_its_window_ends_with_an_error(self):
-    with TestPipeline('FnApiRunner') as p:
-      finals = (
-          p | beam.Create([(5, chunk) for chunk in _chunks('a')
-                           ]).with_output_types(tuple[int, Chunk[str]])
-          | beam.Map(lambda e: window.TimestampedValue(e, e[1].index)).
-          with_output_types(tuple[int, Chunk[str]])
-          | beam.WindowInto(window.FixedWindows(3)) | FinalsOnly())
-      ends = finals | beam.Map(
-          lambda pair, w=beam.DoFn.WindowParam, t=beam.DoFn.TimestampParam: (
-              pair[0], float(w.start), w.start <= t < w.end, pair[1].
-              index, pair[1].text, pair[1].example, pair[1].error.partition(
-                  ' did')[0]))
-      lost = "lost: chunk %d of request 'a'"
-      assert_that(
-          ends,
-          equal_to([
-              (5, 0.0, True, 3, 'One. Two! ', None, lost % 3),
-              # Its last chunk is there.
-              (5, 3.0, True, 0, '', 'prompt of a', lost % 0)
-          ]))
-    counters = p.result.metrics().query(
-        MetricsFilter().with_namespace('FinalsOnly'))['counters']
-    self.assertEqual([(c.key.metric.name, c.committed) for c in counters],
-                     [('incomplete_requests', 2)])
-
-  def test_a_lost_chunk_fails_or_skips_its_result(self):
-    chunks = [*_chunks('a'), *_chunks('b')]
-    del chunks[2]
-    with self.assertRaisesRegex(
-        Exception, "FoldToPredictionResult: request 'a' ended .*lost: chunk 2"):
-      with TestPipeline('FnApiRunner') as p:
-        _ = p | beam.Create(_shuffled(chunks)) | FoldToPredictionResult()
-    with TestPipeline('FnApiRunner') as p:
-      results = (
-          p | beam.Create(_shuffled(chunks))
-          | FoldToPredictionResult(errors='skip')
-          | beam.Map(lambda result: result.example))
-      assert_that(results, equal_to(['prompt of b']))
-
-  def test_a_stream_without_windows_gives_up_by_the_clock(self):
-    # The input goes on, and no window ends.
-    lost, whole = _chunks('a'), _chunks('b')
-    stream = (
-        TestStream(coder=coders.PickleCoder()).advance_watermark_to(
-            0).add_elements(lost[:2] + lost[3:] + whole[:3])
-        # So much later the first is given up, and the second is not.
-        .advance_processing_time(20).add_elements(
-            whole[3:5]).advance_processing_time(20).add_elements(
-                whole[5:]).advance_processing_time(20).add_elements(
-                    _chunks('c')))
-    options = PipelineOptions(['--streaming'])
-    clocks = []
-
-    def test_clock():
-      clocks.append(clock.TestClock())
-      return clocks[-1]
-
-    with mock.patch.object(
-        direct_runner, 'TestClock', test_clock), mock.patch.object(
-            fold_fns, '_now',
-            lambda: float(clocks[-1].time())), TestPipeline(
-                'DirectRunner', options) as p:
-      sentences = (
-          p | stream.with_output_types(Chunk)
-          | Sentences(give_up_secs=30)
-          | beam.Map(lambda s: (s.request_id, s.index, s.finish_reason)))
-      assert_that(
-          sentences,
-          equal_to([('a', 0, None), ('a', 1, 'error')] +
-                   [(name, i, 'stop' if i == 3 else None) for name in 'bc'
-                    for i in range(4)]))
-
-
-class _WithTime(beam.DoFn):
-  def process(
-      self,
-      element,
-      window=beam.DoFn.WindowParam,
-      timestamp=beam.DoFn.TimestampParam):
-    yield float(
-        window.start), element.request_id, element.text, float(timestamp)
-
-
-class WithinBundleTest(unittest.TestCase):
-  def test_gives_what_the_shuffled_form_gives(self):
-    a, b = _chunks('a'), [('k', c) for c in _chunks('b', reason='length')]
-    elements = [chunk for pair in zip(a, b) for chunk in pair]
-    for transform in (FinalsOnly, TextSoFar, Sentences):
-      with TestPipeline('FnApiRunner') as p:
-        chunks = p | beam.Create([None]) | beam.FlatMap(lambda _: elements)
-        outputs = [
-            chunks | str(flag) >> transform(within_bundle=flag)
-            for flag in (False, True)
-        ]
-        both = (
-            outputs[0] | beam.Map(lambda e: ('shuffled', e)),
-            outputs[1] | 'Second' >> beam.Map(lambda e: ('within', e)))
-        assert_that(
-            both | beam.Flatten() | beam.GroupBy(lambda e: repr(e[1])),
-            _each_came_from_both)
-
-  def test_comes_out_amid_the_bundle(self):
-    fold = fold_fns.FoldWithinBundle('Sentences', _SENTENCES)
-    fold.start_bundle()
-    out = [
-        len(list(fold.process(chunk, window.GlobalWindow())))
-        for chunk in _chunks('a')
-    ]
-    fold.finish_bundle()
-    # 'Two! ' ends with 'Three', which is not in small letters.
-    self.assertEqual(out, [0, 1, 0, 1, 1, 1])
-
-  def test_a_gap_names_the_request(self):
-    for elements, what in ((_chunks('a')[1:], 'chunk 1 came, not 0'),
-                           (_chunks('a')[:2], 'last chunk is not in the same'),
-                           ([*_chunks('a')[:2], *_chunks('a')], 'chunk 0 came')):
-      with self.assertRaisesRegex(
-          Exception,
-          rf"FinalsOnly\(within_bundle=True\): request 'a': .*{what}"):
-        with TestPipeline('FnApiRunner') as p:
-          (
-              p | beam.Create([elements]) | beam.FlatMap(list)
-              | FinalsOnly(within_bundle=True))
-
-
-def _each_came_from_both(groups):
-  for what, pairs in groups:
-    if {where for where, _ in pairs} != {'shuffled', 'within'} or len(
-        list(pairs)) != 2:
-      raise AssertionError(f'{what}: {pairs}')
-  if not groups:
-    raise AssertionError('nothing came out')
-
-
-class RefusesTest(unittest.TestCase):
-  def test_parameters(self):
-    with self.assertRaisesRegex(ValueError, "errors='ignore'.*'raise' or"):
-      FoldToPredictionResult(errors='ignore')
-    with self.assertRaisesRegex(TypeError, r'Sentences\(within_bundle=1\)'):
-      Sentences(within_bundle=1)
-    for secs, error in (('9', TypeError), (True, TypeError), (0, ValueError),
-                        (float('inf'), ValueError)):
-      with self.assertRaisesRegex(error, r'FinalsOnly\(give_up_secs='):
-        FinalsOnly(give_up_secs=secs)
-    with self.assertRaisesRegex(ValueError, 'no effect with within_bundle'):
-      TextSoFar(within_bundle=True, give_up_secs=9)
-
-  def test_other_elements(self):
-    for hint in (str, tuple[str, str], PredictionResult):
-      with self.assertRaisesRegex(TypeError, 'TextSoFar: takes chunks'):
-        TestPipeline() | beam.Create([]).with_output_types(hint) | TextSoFar()
-    with self.assertRaisesRegex(Exception, "TextSoFar: takes chunks.*'text'"):
-      with TestPipeline('FnApiRunner') as p:
-        p | beam.Create(['text']).with_output_types(Any) | TextSoFar()
-
-  def test_merging_windows(self):
-    with self.assertRaisesRegex(ValueError, 'FinalsOnly: .*merge'):
-      (
-          TestPipeline() | beam.Create(_chunks('a'))
-          | beam.WindowInto(window.Sessions(5)) | FinalsOnly())
 
 
 if __name__ == '__main__':

@@ -104,7 +104,7 @@ def summary(chunks):
   return chunks[-1].example, text.strip(), chunks[-1].finish_reason
 
 
-def _in_the_global_window():
+def in_the_global_window():
   return windowed_value.WindowedValue(None, 0, (window.GlobalWindow(), ))
 
 
@@ -380,11 +380,11 @@ class InBundleTest(unittest.TestCase):
     failed, other = self.do_fn(handler), self.do_fn(handler)
     failed.start_bundle()
     for text in ('abc', 'de'):
-      list(failed.process(text, _in_the_global_window()))
+      list(failed.process(text, in_the_global_window()))
     # The bundle fails here, and the next attempt may be sooner than its end.
     next(failed.finish_bundle())
     other.start_bundle()
-    list(other.process('abc', _in_the_global_window()))
+    list(other.process('abc', in_the_global_window()))
     # A runner never uses it again.
     failed.teardown()
     self.assertEqual(seen[self.name][-2:], ['stopped abc', 'stopped de'])
@@ -431,124 +431,6 @@ class InBundleTest(unittest.TestCase):
         assert_that(
             texts, equal_to([((0.0, 7.0), 'abcdef'), ((5.0, 7.0), 'abcdef')]))
       self.assertEqual(submitted[self.name], ['abcdef'])
-
-  def test_requests_in_flight_count_for_the_whole_process(self):
-    # Two bundles of a process, in two threads.
-    handler = LosingHandler(self.name)
-    one, other = (self.do_fn(handler, max_in_flight=3) for _ in range(2))
-    one.start_bundle()
-    other.start_bundle()
-    for text in ('abc', 'de'):
-      list(one.process(text, _in_the_global_window()))
-    list(other.process('fg', _in_the_global_window()))
-    counts = []
-    for output in one.process('hi', _in_the_global_window()):
-      counts.append(len(one._lease.in_flight))
-    self.assertLessEqual(max(counts), 3)
-    # The other bundle cannot go on before this one, or the other way around.
-    finished = one.finish_bundle()
-    list(other.process('jk', _in_the_global_window()))
-    self.assertEqual(len(one._lease.in_flight), 3)
-    list(other.finish_bundle())
-    list(finished)
-    self.assertEqual(len(one._lease.in_flight), 0)
-    for do_fn in (one, other):
-      do_fn.teardown()
-
-  def test_what_a_bundle_that_failed_had_in_flight_does_not_count(self):
-    handler = LosingHandler(self.name)
-    failed, other = (self.do_fn(handler, max_in_flight=2) for _ in range(2))
-    failed.start_bundle()
-    for text in ('abc', 'de'):
-      list(failed.process(text, _in_the_global_window()))
-    failed.teardown()
-    list(other.process('fg', _in_the_global_window()))
-    self.assertEqual(len(other._lease.in_flight), 1)
-    # One whose runner forgets to tear it down.
-    gone = self.do_fn(handler, max_in_flight=2)
-    list(gone.process('hi', _in_the_global_window()))
-    self.assertEqual(len(other._lease.in_flight), 2)
-    del gone
-    gc.collect()
-    self.assertEqual(len(other._lease.in_flight), 1)
-    other.teardown()
-
-  def test_a_setup_that_fails_holds_nothing(self):
-    class Failing(LosingHandler):
-      def open_session(self):
-        if submitted[self._name]:
-          return super().open_session()
-        raise RuntimeError('no memory')
-
-    handler = Failing(self.name)
-    submitted[self.name] = []
-    for _ in range(3):
-      do_fn = InBundleDoFn(
-          Inputs(handler, False, {}), IterativeOptions(), self.name, 'here')
-      with self.assertRaisesRegex(RuntimeError, 'no memory'):
-        do_fn.setup()
-      do_fn.teardown()
-    submitted[self.name].append('now it opens')
-    do_fn = self.do_fn(handler)
-    session = do_fn._lease.session()
-    do_fn.teardown()
-    self.assertFalse(session.is_alive)
-
-  def test_a_model_outlives_a_short_idle_time(self):
-    for idle_secs, opened in ((30.0, 1), (0.0, 4)):
-      seen.pop(self.name, None)
-      for text in ('abc', 'de', 'f', 'g'):
-        do_fn = self.do_fn(
-            LosingHandler(self.name), session_idle_secs=idle_secs)
-        list(do_fn.process(text, _in_the_global_window()))
-        list(do_fn.finish_bundle())
-        do_fn.teardown()
-      self.assertEqual(seen[self.name].count('opened'), opened)
-      self.name += ' without'
-
-  def test_the_time_limit_of_a_text_whose_chunks_are_always_there(self):
-    now = [100.0]
-    do_fn = self.do_fn(
-        EagerHandler(self.name), lambda: now[0], request_timeout_secs=2.0)
-    do_fn.start_bundle()
-    outputs = list(do_fn.process('a long text', _in_the_global_window()))
-    for output in do_fn.finish_bundle():
-      outputs.append(output)
-      # What is fused behind it takes so long.
-      now[0] += 0.5
-    last = outputs[-1].value
-    self.assertEqual((last.index, last.error_kind), (6, 'timeout'))
-    self.assertIn('stopped a long text', seen[self.name])
-    do_fn.teardown()
-
-  def test_counts_what_came_and_how_long_it_took(self):
-    p = pipeline()
-    chunks = p | beam.Create(['abcd', 'efgh']) | RunInference(
-        LosingHandler(self.name),
-        metrics_namespace='here',
-        iterative=IterativeOptions(
-            chunk_tokens=1, stop_when=lambda progress: 'f' in progress.text))
-    assert_that(
-        summaries(chunks),
-        equal_to([('abcd', 'abcd', 'stop'), ('efgh', 'ef', 'cancelled')]))
-    result = p.run()
-    counts = {
-        name: metric(result, name).result
-        for name in ('tokens', 'chunks', 'num_inferences', 'cancelled')
-    }
-    self.assertEqual(
-        counts, {
-            'tokens': 6, 'chunks': 6, 'num_inferences': 2, 'cancelled': 1
-        })
-    self.assertEqual(metric(result, 'ttft_msec').result.count, 2)
-    self.assertEqual(metric(result, 'ttft_from_arrival_msec').result.count, 2)
-    self.assertEqual(metric(result, 'inter_token_msec').result.count, 4)
-    self.assertEqual(metric(result, 'inter_chunk_msec').result.count, 4)
-
-
-class EagerHandler(LosingHandler):
-  def open_session(self):
-    return EagerSession(self._name)
 
 
 class PickyHandler(LosingHandler):
