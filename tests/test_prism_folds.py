@@ -149,13 +149,13 @@ def _run(run_on_prism: Callable, pipeline: str, *flags: str) -> dict:
 
 
 def _check(found: dict, windows: list[float]):
-  sentences = [f'No {i} is it. ' for i in range(20)] + ['']
+  sentences = [f'No {i} is it. ' for i in range(20)]
   text = ''.join(sentences)
   parts = [p for i in range(20) for p in (f'No {i}', ' is it', '. ')] + ['']
   assert sorted(found['result']) == sorted([i % 3, i, text] for i in range(12))
   for name, expected in (('FinalsOnly', [(60, text, True)]), (
       'Sentences',
-      [(j, s, j == 20) for j, s in enumerate(sentences)]), ('TextSoFar', [
+      [(j, s, j == 19) for j, s in enumerate(sentences)]), ('TextSoFar', [
           (j, ''.join(parts[:j + 1]), j == 60) for j in range(61)
       ])):
     assert sorted(one[:-1] for one in found[name]) == sorted(

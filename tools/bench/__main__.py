@@ -121,9 +121,9 @@ def throughput(layout: Layout, args) -> tuple[str, dict]:
 
 def streaming(layout: Layout, args) -> tuple[str, dict]:
   from tools.bench import streaming as part
-  rate, figures = part.run(layout, _texts(layout, args.texts), args.pairs)
-  return part.table(rate, figures), {
-      'rate': rate, 'figures': [dataclasses.asdict(f) for f in figures]
+  figures = part.run(layout, _texts(layout, args.texts), args.pairs)
+  return part.table(figures), {
+      'figures': [dataclasses.asdict(f) for f in figures]
   }
 
 

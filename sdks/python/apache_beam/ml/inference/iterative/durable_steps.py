@@ -186,7 +186,7 @@ class DurableSteps:
         key,
         self._stream(restriction, element),
         restriction,
-        self._lease.use(),
+        self._lease.session(),
         self._clock(),
         self._options,
         self._limit)
@@ -219,7 +219,7 @@ class DurableSteps:
       if now < text.retry_at:
         return self._overdue(restriction, text)
       text.retry_at = None
-      text.session = self._lease.use()
+      text.session = self._lease.session()
       return self._submit(restriction, element, text)
     delta = text.poll(now)
     if delta is None:

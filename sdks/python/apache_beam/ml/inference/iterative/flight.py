@@ -66,7 +66,7 @@ class Flight:
     self._retry_at: float | None = None
 
   def submit(self) -> None:
-    session = self._lease.use()
+    session = self._lease.session()
     session.submit(self.request, self.stream.transcript)
     self.was_submitted(session)
 

@@ -172,7 +172,7 @@ class InBundleDoFn(beam.DoFn):
       yield from self._advance_or_wait()
     self._flights += flights
     if self._batched and not any(f.stream.transcript.tokens for f in flights):
-      session = self._lease.use()
+      session = self._lease.session()
       session.submit_batch([f.request for f in flights], self._by_length)
       for flight in flights:
         flight.was_submitted(session)

@@ -127,7 +127,7 @@ class InBundleProcessTest(unittest.TestCase):
         do_fn.setup()
       do_fn.teardown()
     submitted[self.name].append('now it opens')
-    do_fn = self.do_fn(handler)
+    do_fn = self.do_fn(handler, session_idle_secs=0.0)
     session = do_fn._lease.session()
     do_fn.teardown()
     self.assertFalse(session.is_alive)

@@ -129,11 +129,6 @@ class Lease:
         entry.session = self._open_session()
       return entry.session
 
-  def use(self) -> Session:
-    """As session, which is kept for a while after its last release."""
-    self._entry.was_used = True
-    return self.session()
-
   def attached(self, key: Hashable, make: Callable[[], T]) -> T:
     """An object that lives as long as the session; made if there is none."""
     entry = self._entry
@@ -151,7 +146,7 @@ class Lease:
       entry.users -= 1
       if entry.users:
         return
-      if entry.was_used and self._idle_secs > 0:
+      if entry.session is not None and self._idle_secs > 0:
         entry.close_after(self._idle_secs)
         return
       del _entries[entry.key]
@@ -163,7 +158,6 @@ class _Entry:
     self.key = key
     self.users = 0
     self.session = None
-    self.was_used = False
     self.in_flight = InFlight()
     self.attached = {}
     # Of its own, so that a model that is loaded keeps no other one waiting.
@@ -205,8 +199,8 @@ def acquire(
     key: of the model; the same for all that share it.
     open_session: loads it. Called when the session is first asked for.
     idle_secs: how long the session stays open after its last release, if it
-      was ever used. A runner releases what was not busy for a minute, and a
-      model may take longer to load.
+      was opened. A runner releases what was not busy for a minute, and a model
+      may take longer to load.
   """
   with _lock:
     entry = _entries.get(key)

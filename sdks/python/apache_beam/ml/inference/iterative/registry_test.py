@@ -39,7 +39,7 @@ class Slow(Engine):
 held = registry.acquire('held', Slow)
 held.session()
 idle = registry.acquire('idle', Slow, idle_secs=60)
-idle.use()
+idle.session()
 idle.release()
 
 def again():
@@ -95,10 +95,10 @@ class RegistryTest(unittest.TestCase):
     for lease in leases:
       lease.release()
 
-  def test_a_used_session_stays_open_for_a_while(self):
+  def test_an_open_session_stays_open_for_a_while(self):
     for _ in range(4):
       lease = registry.acquire(self.id(), self.open, idle_secs=60)
-      lease.use()
+      lease.session()
       lease.release()
       # Once.
       lease.release()
@@ -109,15 +109,14 @@ class RegistryTest(unittest.TestCase):
     lease.release()
     self.assertFalse(self.opened[0].is_alive)
 
-  def test_one_that_was_not_used_is_closed_at_once(self):
-    lease = registry.acquire(self.id(), self.open, idle_secs=60)
-    lease.session()
-    lease.release()
-    self.assertFalse(self.opened[0].is_alive)
+  def test_one_that_was_not_opened_is_forgotten_at_once(self):
+    registry.acquire(self.id(), self.open, idle_secs=60).release()
+    self.assertEqual(self.opened, [])
+    self.assertNotIn(self.id(), registry._entries)
 
   def test_an_idle_session_is_closed_in_time(self):
     lease = registry.acquire(self.id(), self.open, idle_secs=0.05)
-    lease.use()
+    lease.session()
     lease.release()
     deadline = time.time() + 30
     while self.opened[0].is_alive and time.time() < deadline:
@@ -127,7 +126,7 @@ class RegistryTest(unittest.TestCase):
 
   def test_one_that_is_taken_again_is_not_closed(self):
     lease = registry.acquire(self.id(), self.open, idle_secs=0.05)
-    lease.use()
+    lease.session()
     lease.release()
     again = registry.acquire(self.id(), self.open, idle_secs=0.05)
     time.sleep(0.2)
@@ -143,16 +142,16 @@ class RegistryTest(unittest.TestCase):
     second = registry.acquire(key('second', 'a'), self.open, idle_secs=60)
     other = registry.acquire(key('second', 'b'), self.open, idle_secs=60)
     for lease in (first, busy, second):
-      lease.use()
+      lease.session()
     first.release()
     second.release()
     self.assertTrue(self.opened[0].is_alive)
-    other.use()
+    other.session()
     self.assertEqual([session.is_alive for session in self.opened],
                      [False, True, True, True])
     for lease in (busy, other):
       lease.release()
-    registry.acquire(key('third', 'a'), self.open).use()
+    registry.acquire(key('third', 'a'), self.open).session()
     self.assertEqual([session.is_alive for session in self.opened],
                      4 * [False] + [True])
 
@@ -176,7 +175,7 @@ class RegistryTest(unittest.TestCase):
     one = registry.acquire(self.id(), self.open, idle_secs=60)
     other = registry.acquire(self.id(), self.open, idle_secs=60)
     attached = one.attached('key', make)
-    one.use()
+    one.session()
     self.assertIs(other.attached('key', make), attached)
     one.release()
     other.release()
