@@ -151,7 +151,7 @@ class BatchElementsAcrossBundlesTest(unittest.TestCase):
   def test_run_inference(self):
     handler = _Echo(
         max_batch_size=8, batch_length_fn=len, max_batch_duration_secs=60)
-    options = BatchingOptions(max_padded_size=100)
+    options = BatchingOptions(max_padded_size=100, optimize_for='cost')
     p = _pipeline()
     results = self._texts(p) | base.RunInference(
         handler, batching_options=options)
