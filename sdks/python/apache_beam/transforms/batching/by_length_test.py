@@ -20,33 +20,22 @@ import math
 import unittest
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import window
+from apache_beam.transforms.batching.in_bundle_test import FLAG
+from apache_beam.transforms.batching.in_bundle_test import one_bundle
+from apache_beam.transforms.batching.in_bundle_test import pipeline
 from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.transforms.util import BatchElements
 
-_FLAG = '--experiments=smart_bucketing'
 _seconds = itertools.count()
 
 
 def _clock():
   """A second later each time that it is asked, so each call takes as long."""
   return next(_seconds)
-
-
-def _pipeline(*flags):
-  return TestPipeline(
-      runner='FnApiRunner', options=PipelineOptions(list(flags)))
-
-
-def _one_bundle(lengths):
-  """A PCollection of texts of these lengths, in one bundle, in this order."""
-  texts = ['x' * length for length in lengths]
-  return beam.Create([None]) | beam.FlatMap(lambda _: texts)
 
 
 class _Describe(beam.DoFn):
@@ -61,38 +50,38 @@ class _Describe(beam.DoFn):
 
 class BatchElementsByLengthTest(unittest.TestCase):
   def test_groups_neighbours_of_a_shuffled_bundle(self):
-    with _pipeline(_FLAG) as p:
+    with pipeline(FLAG) as p:
       batches = (
           p
-          | _one_bundle([9, 1, 8, 2, 9, 1])
+          | one_bundle([9, 1, 8, 2, 9, 1])
           | BatchElements(2, 2, length_fn=len)
           | beam.Map(lambda batch: [len(text) for text in batch]))
       assert_that(batches, equal_to([[9, 9], [2, 8], [1, 1]]))
 
   def test_without_the_flag_arrival_order_is_kept(self):
-    with _pipeline() as p:
+    with pipeline() as p:
       batches = (
           p
-          | _one_bundle([9, 1, 8, 2])
+          | one_bundle([9, 1, 8, 2])
           | BatchElements(2, 2, length_fn=len)
           | beam.Map(lambda batch: [len(text) for text in batch]))
       assert_that(batches, equal_to([[9, 1], [8, 2]]))
 
   def test_without_a_length_function_the_flag_changes_nothing(self):
-    with _pipeline(_FLAG) as p:
+    with pipeline(FLAG) as p:
       batches = (
           p
-          | _one_bundle([9, 1, 8, 2])
+          | one_bundle([9, 1, 8, 2])
           | BatchElements(2, 2)
           | beam.Map(lambda batch: [len(text) for text in batch]))
       assert_that(batches, equal_to([[9, 1], [8, 2]]))
 
   def test_max_padded_size(self):
     options = BatchingOptions(max_padded_size=20)
-    with _pipeline(_FLAG) as p:
+    with pipeline(FLAG) as p:
       batches = (
           p
-          | _one_bundle([1, 10, 2, 10, 30])
+          | one_bundle([1, 10, 2, 10, 30])
           | BatchElements(4, 4, length_fn=len, options=options)
           | beam.Map(lambda batch: [len(text) for text in batch]))
       assert_that(batches, equal_to([[30], [10, 10], [1, 2]]))
@@ -104,10 +93,10 @@ class BatchElementsByLengthTest(unittest.TestCase):
         (lambda text: math.inf, [[length] for length in [30] + 3 * [4] +
                                  4 * [1]]),
         (lambda text: -1, [[1, 1, 1, 1, 4], [4, 4, 30]])):
-      with _pipeline(_FLAG) as p:
+      with pipeline(FLAG) as p:
         batches = (
             p
-            | _one_bundle([4, 4, 4, 30, 1, 1, 1, 1])
+            | one_bundle([4, 4, 4, 30, 1, 1, 1, 1])
             | BatchElements(
                 3,
                 3 if size_fn is len else 8,
@@ -121,10 +110,10 @@ class BatchElementsByLengthTest(unittest.TestCase):
   def test_options_without_the_flag(self):
     with self.assertRaisesRegex(ValueError,
                                 'BatchElements.*experiments=smart_bucketing'):
-      with _pipeline() as p:
+      with pipeline() as p:
         _ = (
             p
-            | _one_bundle([1])
+            | one_bundle([1])
             | BatchElements(length_fn=len, options=BatchingOptions()))
 
   def test_options_without_a_length_function(self):
@@ -148,18 +137,18 @@ class BatchElementsByLengthTest(unittest.TestCase):
     for result in (-1, math.nan, None, 'x'):
       with self.subTest(result=result):
         with self.assertRaisesRegex(Exception, "length_fn returned.*'xxx'"):
-          with _pipeline(_FLAG) as p:
+          with pipeline(FLAG) as p:
             _ = (
                 p
-                | _one_bundle([3])
+                | one_bundle([3])
                 | BatchElements(length_fn=lambda _, result=result: result))
 
   def test_windows_and_timestamps_are_those_without_the_flag(self):
-    for flags in ((), (_FLAG, )):
-      with self.subTest(flags=flags), _pipeline(*flags) as p:
+    for flags in ((), (FLAG, )):
+      with self.subTest(flags=flags), pipeline(*flags) as p:
         batches = (
             p
-            | _one_bundle([5, 1, 5, 1, 5, 1])
+            | one_bundle([5, 1, 5, 1, 5, 1])
             | beam.Map(lambda text: window.TimestampedValue(text, len(text)))
             | beam.WindowInto(window.FixedWindows(4))
             | BatchElements(3, 3, length_fn=len)
@@ -167,10 +156,10 @@ class BatchElementsByLengthTest(unittest.TestCase):
         assert_that(batches, equal_to([(3, 3999999, 0), (3, 7999999, 4000000)]))
 
   def test_a_target_of_0_secs_is_none(self):
-    with _pipeline(_FLAG) as p:
+    with pipeline(FLAG) as p:
       sizes = (
           p
-          | _one_bundle([5] * 127)
+          | one_bundle([5] * 127)
           | BatchElements(
               max_batch_size=64,
               length_fn=len,

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 
 from apache_beam.transforms.batching.flushing import FlushPolicy
 from apache_beam.transforms.batching.flushing import Span
+from apache_beam.transforms.batching.flushing import check_limits
 
 __all__ = ['FixedBoundaries']
 
@@ -55,10 +56,7 @@ class FixedBoundaries(FlushPolicy):
       min_batch_size: int = 1):
     if list(boundaries) != sorted(set(boundaries)):
       raise ValueError(f'boundaries={boundaries!r} must ascend.')
-    for name, value in (('max_batch_size', max_batch_size),
-                        ('max_padded_size', max_padded_size)):
-      if value is not None and value < 1:
-        raise ValueError(f'{name}={value!r} must be positive.')
+    check_limits(max_batch_size=max_batch_size, max_padded_size=max_padded_size)
     self._boundaries = list(boundaries)
     self._max_batch_size = max_batch_size
     self._max_padded_size = max_padded_size

@@ -28,7 +28,7 @@ import abc
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ['OVERLOADED', 'FlushPolicy', 'Span']
+__all__ = ['OVERLOADED', 'FlushPolicy', 'Span', 'check_limits']
 
 # The model is overloaded when an element waits so many times as long as it may.
 # At 1 a percent fewer texts come out a second (tools/bench/waiting.py).
@@ -91,3 +91,10 @@ class FlushPolicy(abc.ABC):
 
   def flushed(self, lengths: Sequence[int]) -> None:
     """Learns from a batch, its lengths ascending, that was flushed."""
+
+
+def check_limits(**limits: int | None) -> None:
+  """Raises a ValueError for a limit that is not positive; None is no limit."""
+  for name, value in limits.items():
+    if value is not None and value < 1:
+      raise ValueError(f'{name}={value!r} must be positive.')

@@ -40,7 +40,7 @@ from apache_beam.transforms.util import BatchElements
 from apache_beam.transforms.util import _BatchSizeEstimator
 from apache_beam.utils import windowed_value
 
-_FLAG = '--experiments=smart_bucketing'
+FLAG = '--experiments=smart_bucketing'
 
 
 class _Model:
@@ -57,12 +57,12 @@ class _Model:
     return len(batch)
 
 
-def _pipeline(*flags):
+def pipeline(*flags):
   return TestPipeline(
       runner='FnApiRunner', options=PipelineOptions(list(flags)))
 
 
-def _one_bundle(lengths):
+def one_bundle(lengths):
   """A PCollection of texts of these lengths, in one bundle, in this order."""
   texts = ['x' * length for length in lengths]
   return beam.Create([None]) | beam.FlatMap(lambda _: texts)
@@ -359,9 +359,9 @@ class LengthBatchingDoFnTest(unittest.TestCase):
       assert sum(sizes) == 1000
       assert 15 <= max(sizes[len(sizes) // 2:]) <= 22, sizes
 
-    with _pipeline(_FLAG) as p:
+    with pipeline(FLAG) as p:
       sizes = (
-          p | _one_bundle([5] * 1000)
+          p | one_bundle([5] * 1000)
           | BatchElements(
               length_fn=len,
               max_batch_size=10000,

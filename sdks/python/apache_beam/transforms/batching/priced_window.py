@@ -24,6 +24,7 @@ import numpy as np
 
 from apache_beam.transforms.batching.flushing import FlushPolicy
 from apache_beam.transforms.batching.flushing import Span
+from apache_beam.transforms.batching.flushing import check_limits
 from apache_beam.transforms.batching.least_cost import Cost
 
 __all__ = ['PricedWindow']
@@ -62,10 +63,7 @@ class PricedWindow(FlushPolicy):
       cost: Cost,
       max_batch_size: int,
       max_padded_size: int | None = None):
-    for name, value in (('max_batch_size', max_batch_size),
-                        ('max_padded_size', max_padded_size)):
-      if value is not None and value < 1:
-        raise ValueError(f'{name}={value!r} must be positive.')
+    check_limits(max_batch_size=max_batch_size, max_padded_size=max_padded_size)
     self.cost = cost
     self._max_batch_size = max_batch_size
     self._max_padded_size = max_padded_size

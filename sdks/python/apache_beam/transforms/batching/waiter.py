@@ -147,8 +147,7 @@ class Waiter:
       span = decide(buffer.lengths, index)
       if span is None:
         return
-      now = self.clock()
-      choice += now - chosen
+      choice += self.clock() - chosen
       yield self._within(buffer, span, index), 'deadline' if is_due else 'idle'
       time = max(
           _CALLS_TO_CHOICE * choice, self._backlog.time_for_calls() / 1e6)

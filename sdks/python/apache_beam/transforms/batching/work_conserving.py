@@ -23,6 +23,7 @@ from itertools import pairwise
 
 from apache_beam.transforms.batching.flushing import FlushPolicy
 from apache_beam.transforms.batching.flushing import Span
+from apache_beam.transforms.batching.flushing import check_limits
 from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.least_cost import least_cost_cut
 
@@ -76,11 +77,10 @@ class WorkConserving(FlushPolicy):
       max_batch_size: int,
       max_padded_size: int | None = None,
       min_batch_size: int = 1):
-    for name, value in (('max_batch_size', max_batch_size),
-                        ('max_padded_size', max_padded_size),
-                        ('min_batch_size', min_batch_size)):
-      if value is not None and value < 1:
-        raise ValueError(f'{name}={value!r} must be positive.')
+    check_limits(
+        max_batch_size=max_batch_size,
+        max_padded_size=max_padded_size,
+        min_batch_size=min_batch_size)
     self.cost = cost
     self._max_batch_size = max_batch_size
     self._max_padded_size = max_padded_size

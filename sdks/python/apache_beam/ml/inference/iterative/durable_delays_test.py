@@ -21,10 +21,8 @@ One worker that processes one bundle after another, as Flink's does; time passes
 where the worker waits, and for each bundle.
 """
 
-import dataclasses
 import heapq
 import itertools
-import math
 import statistics
 import time
 import unittest
@@ -36,6 +34,9 @@ from apache_beam.ml.inference.iterative.clock_session import clock_token_ids
 from apache_beam.ml.inference.iterative.durable import DurableDoFn
 from apache_beam.ml.inference.iterative.inputs import Inputs
 from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.ml.inference.iterative.runner_delays_test import cuts_delays
+from apache_beam.ml.inference.iterative.runner_delays_test import ignores_delays
+from apache_beam.ml.inference.iterative.runner_delays_test import takes_delays
 from apache_beam.runners import sdf_utils
 from apache_beam.transforms import window
 from apache_beam.utils import windowed_value
@@ -44,18 +45,6 @@ from apache_beam.utils.timestamp import Duration
 # Of a bundle, and of an element in it.
 _BUNDLE_SECS, _ELEMENT_SECS = 0.06, 0.001
 _TOKENS = 64
-
-
-def _takes(delay):
-  return delay
-
-
-def _cuts(delay):
-  return math.floor(delay)
-
-
-def _ignores(delay):
-  return 0.0
 
 
 class _Handler(ClockModelHandler):
@@ -172,14 +161,14 @@ class DelaysTest(unittest.TestCase):
     for every in (0.05, 0.25, 1.0):
       for rate, first in ((20.0, 0.35), (5.0, 0.5)):
         with self.subTest(every=every, rate=rate):
-          worker = _Worker(_cuts, every, rate).run()
+          worker = _Worker(cuts_delays, every, rate).run()
           worker.check_texts()
           # It was 0.9 and 1.0 to 2.6 s, with a checkpoint for each chunk, 8.5.
           self.assertLessEqual(worker.median_first, first)
           self.assertLessEqual(worker.mean_checkpoints, 2 * 8.5)
 
   def test_a_bundle_waits_its_usual_time_whatever_it_holds(self):
-    for takes in (_takes, _cuts):
+    for takes in (takes_delays, cuts_delays):
       for every in (0.01, 0.25):
         with self.subTest(takes=takes, every=every):
           worker = _Worker(takes, every).run()
@@ -191,7 +180,7 @@ class DelaysTest(unittest.TestCase):
 
   def test_checkpoints_are_few_where_delays_are_taken(self):
     for every in (0.0, 0.25):
-      worker = _Worker(_takes, every).run()
+      worker = _Worker(takes_delays, every).run()
       worker.check_texts()
       self.assertLessEqual(max(worker.checkpoints.values()), _TOKENS / 8 + 2)
       self.assertLessEqual(worker.median_first, 0.3)
@@ -199,12 +188,12 @@ class DelaysTest(unittest.TestCase):
   def test_checkpoints_are_few_where_all_delays_are_ignored(self):
     # All inputs are there at the start, as on the FnApiRunner.
     for count in (1, 5, 40):
-      worker = _Worker(_ignores, 0.0, count=count).run()
+      worker = _Worker(ignores_delays, 0.0, count=count).run()
       worker.check_texts()
       self.assertLessEqual(max(worker.checkpoints.values()), _TOKENS / 8 + 2)
 
   def test_a_text_resumes_a_second_late_at_most_where_delays_are_cut(self):
-    worker = _Worker(_cuts, 0.25)
+    worker = _Worker(cuts_delays, 0.25)
     ends = {}
     begun = worker._inputs
     bundle = worker._bundle

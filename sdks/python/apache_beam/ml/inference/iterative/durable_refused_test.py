@@ -15,26 +15,13 @@
 # limitations under the License.
 #
 
-import collections
-import random
-import tempfile
 import unittest
 
 import apache_beam as beam
-from apache_beam.metrics import MetricsFilter
-from apache_beam.ml.inference.base import KeyedModelHandler
-from apache_beam.ml.inference.base import RunInference
-from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
-from apache_beam.ml.inference.iterative.clock_session import ClockSession
-from apache_beam.ml.inference.iterative.clock_session import clock_text
-from apache_beam.ml.inference.iterative.clock_session import clock_token_ids
 from apache_beam.ml.inference.iterative.durable_runners import check_runner
 from apache_beam.ml.inference.iterative.durable_test import PROMPTS
 from apache_beam.ml.inference.iterative.durable_test import infer
 from apache_beam.ml.inference.iterative.durable_test import pipeline
-from apache_beam.ml.inference.iterative.folds import FinalsOnly
-from apache_beam.ml.inference.iterative.folds import FoldToPredictionResult
-from apache_beam.ml.inference.iterative.generator import GeneratorModelHandler
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
@@ -44,9 +31,6 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.runners.runner import PipelineRunner
-from apache_beam.testing.util import assert_that
-from apache_beam.testing.util import equal_to
-from apache_beam.transforms import window
 
 
 class RefusedTest(unittest.TestCase):

@@ -17,30 +17,16 @@
 
 import dataclasses
 import itertools
-import random
 import unittest
 
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from apache_beam.ml.inference.iterative import registry
-from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
 from apache_beam.ml.inference.iterative.clock_session import ClockSession
-from apache_beam.ml.inference.iterative.clock_session import clock_text
-from apache_beam.ml.inference.iterative.clock_session import clock_token_ids
-from apache_beam.ml.inference.iterative.durable_steps import DurableSteps
 from apache_beam.ml.inference.iterative.durable_steps import seed_at
 from apache_beam.ml.inference.iterative.durable_steps_test import DurableStepsTestCase
 from apache_beam.ml.inference.iterative.durable_steps_test import generates_for
-from apache_beam.ml.inference.iterative.inputs import Inputs
-from apache_beam.ml.inference.iterative.metrics import IterativeMetrics
-from apache_beam.ml.inference.iterative.options import IterativeOptions
-from apache_beam.ml.inference.iterative.session import Request
-from apache_beam.ml.inference.iterative.texts_in_flight import TextsInFlight
-from apache_beam.ml.inference.iterative.transcript_restriction import TranscriptRestrictionCoder
-from apache_beam.ml.inference.iterative.transcript_restriction import TranscriptRestrictionTracker
-from apache_beam.ml.inference.iterative.transcript_restriction import new_restriction
 
 
 class LimitsTest(DurableStepsTestCase):

@@ -17,7 +17,6 @@
 
 import dataclasses
 import itertools
-import random
 import unittest
 
 from hypothesis import given
@@ -30,7 +29,6 @@ from apache_beam.ml.inference.iterative.clock_session import ClockSession
 from apache_beam.ml.inference.iterative.clock_session import clock_text
 from apache_beam.ml.inference.iterative.clock_session import clock_token_ids
 from apache_beam.ml.inference.iterative.durable_steps import DurableSteps
-from apache_beam.ml.inference.iterative.durable_steps import seed_at
 from apache_beam.ml.inference.iterative.inputs import Inputs
 from apache_beam.ml.inference.iterative.metrics import IterativeMetrics
 from apache_beam.ml.inference.iterative.options import IterativeOptions

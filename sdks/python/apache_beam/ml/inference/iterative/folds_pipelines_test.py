@@ -15,18 +15,11 @@
 # limitations under the License.
 #
 
-import collections
-import dataclasses
-import inspect
-import random
 import unittest
 from typing import Any
 from unittest import mock
 
 import numpy as np
-from hypothesis import given
-from hypothesis import settings
-from hypothesis import strategies as st
 
 import apache_beam as beam
 from apache_beam import coders
@@ -34,9 +27,7 @@ from apache_beam import typehints
 from apache_beam.metrics import MetricsFilter
 from apache_beam.ml.inference.base import PredictionResult
 from apache_beam.ml.inference.iterative import fold_fns
-from apache_beam.ml.inference.iterative import texts
 from apache_beam.ml.inference.iterative.chunk import Chunk
-from apache_beam.ml.inference.iterative.chunk import Usage
 from apache_beam.ml.inference.iterative.folds import FinalsOnly
 from apache_beam.ml.inference.iterative.folds import FoldToPredictionResult
 from apache_beam.ml.inference.iterative.folds import Sentences
@@ -49,22 +40,13 @@ from apache_beam.ml.inference.iterative.folds_test import shuffled
 from apache_beam.ml.inference.iterative.texts import PartialText
 from apache_beam.ml.inference.iterative.texts import Sentence
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.pipeline import PipelineVisitor
 from apache_beam.runners.direct import clock
 from apache_beam.runners.direct import direct_runner
-from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.test_stream import TestStream
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
-from apache_beam.transforms import userstate
 from apache_beam.transforms import window
-from apache_beam.transforms.timeutil import TimeDomain
-from apache_beam.transforms.userstate import BagStateSpec
-from apache_beam.transforms.userstate import TimerSpec
-from apache_beam.utils.timestamp import Timestamp
 
 
 class FoldsTest(unittest.TestCase):

@@ -20,40 +20,22 @@ import dataclasses
 import inspect
 import random
 import unittest
-from typing import Any
 from unittest import mock
 
-import numpy as np
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
 import apache_beam as beam
-from apache_beam import coders
-from apache_beam import typehints
-from apache_beam.metrics import MetricsFilter
-from apache_beam.ml.inference.base import PredictionResult
 from apache_beam.ml.inference.iterative import fold_fns
 from apache_beam.ml.inference.iterative import texts
 from apache_beam.ml.inference.iterative.chunk import Chunk
 from apache_beam.ml.inference.iterative.chunk import Usage
 from apache_beam.ml.inference.iterative.folds import FinalsOnly
-from apache_beam.ml.inference.iterative.folds import FoldToPredictionResult
-from apache_beam.ml.inference.iterative.folds import Sentences
-from apache_beam.ml.inference.iterative.folds import TextSoFar
-from apache_beam.ml.inference.iterative.texts import PartialText
-from apache_beam.ml.inference.iterative.texts import Sentence
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pipeline import PipelineVisitor
-from apache_beam.runners.direct import clock
-from apache_beam.runners.direct import direct_runner
 from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
-from apache_beam.testing.test_pipeline import TestPipeline
-from apache_beam.testing.test_stream import TestStream
-from apache_beam.testing.util import assert_that
-from apache_beam.testing.util import equal_to
 from apache_beam.transforms import userstate
 from apache_beam.transforms import window
 from apache_beam.transforms.timeutil import TimeDomain

@@ -15,21 +15,14 @@
 # limitations under the License.
 #
 
-import collections
 import gc
-import threading
-import time
 import unittest
 
 import apache_beam as beam
-from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.ml.inference.base import KeyedModelHandler
-from apache_beam.ml.inference.base import MaybeKeyedModelHandler
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.ml.inference.iterative.generator import GeneratorModelHandler
-from apache_beam.ml.inference.iterative.handler import SessionModelHandler
 from apache_beam.ml.inference.iterative.in_bundle import InBundleDoFn
 from apache_beam.ml.inference.iterative.in_bundle_test import EagerSession
+from apache_beam.ml.inference.iterative.in_bundle_test import InBundleTestCase
 from apache_beam.ml.inference.iterative.in_bundle_test import LosingHandler
 from apache_beam.ml.inference.iterative.in_bundle_test import in_the_global_window
 from apache_beam.ml.inference.iterative.in_bundle_test import metric
@@ -38,15 +31,9 @@ from apache_beam.ml.inference.iterative.in_bundle_test import seen
 from apache_beam.ml.inference.iterative.in_bundle_test import submitted
 from apache_beam.ml.inference.iterative.in_bundle_test import summaries
 from apache_beam.ml.inference.iterative.inputs import Inputs
-from apache_beam.ml.inference.iterative.mailboxes import BufferedSession
 from apache_beam.ml.inference.iterative.options import IterativeOptions
-from apache_beam.ml.inference.iterative.session import Delta
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
-from apache_beam.transforms import window
-from apache_beam.utils import windowed_value
 
 
 class EagerHandler(LosingHandler):
@@ -54,22 +41,8 @@ class EagerHandler(LosingHandler):
     return EagerSession(self._name)
 
 
-class InBundleProcessTest(unittest.TestCase):
+class InBundleProcessTest(InBundleTestCase):
   """What the bundles of a process share, and their metrics."""
-  def setUp(self):
-    self.name = self.id()
-    seen.pop(self.name, None)
-
-  def do_fn(self, handler, clock=time.monotonic, **options):
-    do_fn = InBundleDoFn(
-        Inputs(handler, False, {}),
-        IterativeOptions(chunk_tokens=1, request_id_fn=str, **options),
-        self.name,
-        'here',
-        clock=clock)
-    do_fn.setup()
-    return do_fn
-
   def test_requests_in_flight_count_for_the_whole_process(self):
     # Two bundles of a process, in two threads.
     handler = LosingHandler(self.name)

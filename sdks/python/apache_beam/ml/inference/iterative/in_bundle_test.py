@@ -18,7 +18,6 @@
 """Tests of chunks that are emitted while a bundle is processed."""
 
 import collections
-import gc
 import threading
 import time
 import unittest
@@ -175,11 +174,23 @@ class LosingHandler(SessionModelHandler):
     return session
 
 
-class InBundleTest(unittest.TestCase):
+class InBundleTestCase(unittest.TestCase):
   def setUp(self):
     self.name = self.id()
     seen.pop(self.name, None)
 
+  def do_fn(self, handler, clock=time.monotonic, **options):
+    do_fn = InBundleDoFn(
+        Inputs(handler, False, {}),
+        IterativeOptions(chunk_tokens=1, request_id_fn=str, **options),
+        self.name,
+        'here',
+        clock=clock)
+    do_fn.setup()
+    return do_fn
+
+
+class InBundleTest(InBundleTestCase):
   def test_fused_steps_see_a_token_of_each_input_before_more_are_made(self):
     inputs = ['x', 'y', 'z']
     with pipeline() as p:
@@ -363,16 +374,6 @@ class InBundleTest(unittest.TestCase):
           LosingHandler(self.name, resumes='none'),
           iterative=IterativeOptions(chunk_tokens=1))
       assert_that(summaries(chunks), equal_to([('abcdef', 'abc', 'error')]))
-
-  def do_fn(self, handler, clock=time.monotonic, **options):
-    do_fn = InBundleDoFn(
-        Inputs(handler, False, {}),
-        IterativeOptions(chunk_tokens=1, request_id_fn=str, **options),
-        self.name,
-        'here',
-        clock=clock)
-    do_fn.setup()
-    return do_fn
 
   def test_a_bundle_that_is_tried_again_starts_anew(self):
     # Two that have one session, as workers of a process do.

@@ -17,7 +17,6 @@
 
 """Tests for what servers say that do not answer a call."""
 
-import json
 import unittest
 
 from apache_beam.ml.inference.iterative.api_keys import hide_keys

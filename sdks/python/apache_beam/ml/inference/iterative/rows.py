@@ -28,7 +28,6 @@ import numpy as np
 from apache_beam import pvalue
 from apache_beam.ml.inference.iterative import fold_fns
 from apache_beam.ml.inference.iterative.chunk import Chunk
-from apache_beam.ml.inference.iterative.chunk import Timings
 from apache_beam.ml.inference.iterative.chunk import Usage
 from apache_beam.transforms.core import Map
 from apache_beam.transforms.ptransform import PTransform

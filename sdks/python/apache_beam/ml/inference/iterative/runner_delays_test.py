@@ -26,15 +26,15 @@ from hypothesis import strategies as st
 from apache_beam.ml.inference.iterative.runner_delays import RunnerDelays
 
 
-def _takes(delay):
+def takes_delays(delay):
   return delay
 
 
-def _cuts(delay):
+def cuts_delays(delay):
   return math.floor(delay)
 
 
-def _ignores(delay):
+def ignores_delays(delay):
   return 0.0
 
 
@@ -63,7 +63,7 @@ class RunnerDelaysTest(unittest.TestCase):
 
   def test_whole_seconds_are_asked_for_where_delays_are_cut(self):
     delays = RunnerDelays()
-    _learn(delays, _cuts)
+    _learn(delays, cuts_delays)
     self.assertFalse(delays.are_taken or delays.are_ignored)
     for wanted, polls, asked in (
         # Few polls are enough.
@@ -74,7 +74,7 @@ class RunnerDelaysTest(unittest.TestCase):
 
   def test_a_poll_that_takes_longer_allows_fewer(self):
     delays = RunnerDelays()
-    _learn(delays, _cuts)
+    _learn(delays, cuts_delays)
     self.assertEqual(delays.delay(0.4, 5), 0.0)
     for _ in range(30):
       delays.resumed(0.0, 0.02)
@@ -86,20 +86,22 @@ class RunnerDelaysTest(unittest.TestCase):
 
   def test_delays_that_are_ignored(self):
     delays = RunnerDelays()
-    _learn(delays, _ignores, polls=1)
+    _learn(delays, ignores_delays, polls=1)
     self.assertTrue(delays.are_ignored)
     self.assertFalse(delays.are_taken)
 
   @given(
       st.lists(
-          st.sampled_from([_takes, _cuts, _ignores]), min_size=1, max_size=6))
+          st.sampled_from([takes_delays, cuts_delays, ignores_delays]),
+          min_size=1,
+          max_size=6))
   def test_learns_anew(self, runners):
     # A bundle that is tried again resumes early, too.
     delays = RunnerDelays()
     for runner in runners:
       _learn(delays, runner, polls=1)
-    self.assertEqual(delays.are_taken, runners[-1] is _takes)
-    self.assertEqual(delays.are_ignored, runners[-1] is _ignores)
+    self.assertEqual(delays.are_taken, runners[-1] is takes_delays)
+    self.assertEqual(delays.are_ignored, runners[-1] is ignores_delays)
 
 
 if __name__ == '__main__':

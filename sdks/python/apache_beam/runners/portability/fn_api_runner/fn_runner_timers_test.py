@@ -21,35 +21,14 @@ import unittest
 
 import apache_beam as beam
 from apache_beam import coders
-from apache_beam.io.restriction_trackers import OffsetRange
-from apache_beam.io.restriction_trackers import OffsetRestrictionTracker
 from apache_beam.runners.portability.fn_api_runner import fn_runner
+from apache_beam.runners.portability.fn_api_runner.fn_runner_workers_test import STEPS
+from apache_beam.runners.portability.fn_api_runner.fn_runner_workers_test import OneStepAtATime
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import userstate
 from apache_beam.transforms import window
-from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.timeutil import TimeDomain
-
-_STEPS = 4
-
-
-class _OneStepAtATime(beam.DoFn, RestrictionProvider):
-  """Emits (element, step) for each step, each in a bundle of its own."""
-  def initial_restriction(self, element):
-    return OffsetRange(0, _STEPS)
-
-  def create_tracker(self, restriction):
-    return OffsetRestrictionTracker(restriction)
-
-  def restriction_size(self, element, restriction):
-    return restriction.size()
-
-  def process(self, element, tracker=beam.DoFn.RestrictionParam()):
-    step = tracker.current_restriction().start
-    if tracker.try_claim(step):
-      yield element, step
-      tracker.defer_remainder()
 
 
 class _AtTheEnd(beam.DoFn):
@@ -82,11 +61,11 @@ class TimersTest(unittest.TestCase):
             p | beam.Create(['a', 'b'])
             | beam.Map(lambda element: window.TimestampedValue(element, 3))
             | beam.WindowInto(window_fn)
-            | beam.ParDo(_OneStepAtATime())
+            | beam.ParDo(OneStepAtATime())
             | beam.ParDo(_AtTheEnd()))
         assert_that(
             values,
-            equal_to([(element, list(range(_STEPS))) for element in 'ab']))
+            equal_to([(element, list(range(STEPS))) for element in 'ab']))
 
 
 if __name__ == '__main__':

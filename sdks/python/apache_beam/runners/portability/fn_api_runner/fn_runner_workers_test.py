@@ -28,13 +28,13 @@ from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms.core import RestrictionProvider
 
-_STEPS = 4
+STEPS = 4
 
 
-class _OneStepAtATime(beam.DoFn, RestrictionProvider):
+class OneStepAtATime(beam.DoFn, RestrictionProvider):
   """Emits (element, step) for each step, each in a bundle of its own."""
   def initial_restriction(self, element):
-    return OffsetRange(0, _STEPS)
+    return OffsetRange(0, STEPS)
 
   def create_tracker(self, restriction):
     return OffsetRestrictionTracker(restriction)
@@ -60,11 +60,11 @@ class SeveralWorkersTest(unittest.TestCase):
         steps = (
             p | beam.Create(range(10))
             | beam.Reshuffle()
-            | beam.ParDo(_OneStepAtATime()))
+            | beam.ParDo(OneStepAtATime()))
         assert_that(
             steps,
             equal_to([(element, step) for element in range(10)
-                      for step in range(_STEPS)]))
+                      for step in range(STEPS)]))
 
 
 if __name__ == '__main__':

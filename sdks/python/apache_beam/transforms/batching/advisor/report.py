@@ -19,13 +19,15 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from apache_beam.transforms.batching.advisor.policies import Figures
 from apache_beam.transforms.batching.advisor.reading import InputError
 
-__all__ = ['as_json', 'as_markdown', 'as_table', 'plot', 'saved']
+__all__ = ['as_json', 'as_markdown', 'as_table', 'cells', 'plot', 'saved']
 
 _COLUMNS = {
     'padding_ratio': ('padding ratio', '.3f'),
@@ -55,14 +57,22 @@ def as_json(elements: int, policies: dict[str, Figures]) -> str:
 def as_table(policies: dict[str, Figures]) -> str:
   rows = [['policy', *(title for title, _ in _COLUMNS.values())]]
   for name, figures in policies.items():
-    values = dataclasses.asdict(figures)
-    rows.append([
-        name,
-        *(
-            '-' if values[key] is None else format(values[key], how)
-            for key, (_, how) in _COLUMNS.items())
-    ])
+    rows.append([name, *cells(dataclasses.asdict(figures), _COLUMNS)])
   return as_markdown(rows)
+
+
+def cells(figures: Mapping[str, Any],
+          columns: Mapping[str, tuple[str, str]]) -> list[str]:
+  """Figures as they are shown; - for what is None.
+
+  Args:
+    figures: by their keys.
+    columns: the title and the format of each key that is shown.
+  """
+  return [
+      '-' if figures[key] is None else format(figures[key], how)
+      for key, (_, how) in columns.items()
+  ]
 
 
 def as_markdown(rows: Sequence[Sequence[str]]) -> str:
