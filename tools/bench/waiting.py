@@ -35,7 +35,6 @@ from apache_beam.transforms.batching.advisor.policies import BEAM_DEFAULT
 from apache_beam.transforms.batching.fixed_boundaries import FixedBoundaries
 from apache_beam.transforms.batching.flushing import FlushPolicy
 from apache_beam.transforms.batching.least_cost import Cost
-from apache_beam.transforms.batching.lookahead import cut_into_runs
 from apache_beam.transforms.batching.priced_window import PricedWindow
 from apache_beam.transforms.batching.replay import Model
 from apache_beam.transforms.batching.replay import replay
@@ -103,9 +102,9 @@ def _arrivals(rate):
 
 
 def _ways(cost) -> dict[str, Callable]:
-  def of(policy: FlushPolicy):
+  def of(policy: FlushPolicy, max_wait=MAX_WAIT_SECS):
     def simulate(lengths, times, model):
-      done = replay(lengths, times, policy, MAX_WAIT_SECS, model)
+      done = replay(lengths, times, policy, max_wait, model)
       return done.latencies, done.secs, len(done.batches)
 
     return simulate
@@ -115,7 +114,8 @@ def _ways(cost) -> dict[str, Callable]:
       '2.77, batches of 32': of(FixedBoundaries(BEAM_DEFAULT, 32)),
       'cost': of(PricedWindow(cost, _BATCH_SIZE)),
       'latency': of(WorkConserving(cost, _BATCH_SIZE)),
-      'drained': _drained,
+      # The model is always overloaded: all that is buffered is flushed.
+      'drained': of(WorkConserving(cost, _BATCH_SIZE), 0),
       'oldest': _oldest,
   }
 
@@ -167,20 +167,6 @@ class _Worker:
 
   def answer(self):
     return self.latencies, self.now - self.times[0], self.calls
-
-
-def _drained(lengths: Sequence[int], times: Sequence[float], model: Model):
-  worker = _Worker(lengths, times, model)
-  while worker.added < len(times):
-    worker.add()
-    while worker.arrival() <= worker.now:
-      worker.add()
-    runs = cut_into_runs([length for length, _ in worker.waiting],
-                         model.cost, [([1] * len(worker.waiting), _BATCH_SIZE)])
-    # The shortest first.
-    for span in sorted(runs, key=lambda span: span.start):
-      worker.call(0, span.end - span.start)
-  return worker.answer()
 
 
 def _oldest(lengths: Sequence[int], times: Sequence[float], model: Model):
