@@ -27,14 +27,19 @@ from apache_beam.ml.inference.iterative import registry
 from apache_beam.ml.inference.iterative.mailboxes_test import Engine
 
 _AT_EXIT = '''
-import threading, time
+import sys, threading, time
 from apache_beam.ml.inference.iterative import registry
 from apache_beam.ml.inference.iterative.mailboxes_test import Engine
+
+def say(what):
+  # A line in one piece: print() writes its end apart, between other threads.
+  sys.stdout.write(f'{what}\\n')
+  sys.stdout.flush()
 
 class Slow(Engine):
   def close(self):
     super().close()
-    print('closed', flush=True)
+    say('closed')
 
 held = registry.acquire('held', Slow)
 held.session()
@@ -47,7 +52,7 @@ def again():
     try:
       held.session()
     except RuntimeError as e:
-      print(e, flush=True)
+      say(e)
       return
 
 threading.Thread(target=again, daemon=True).start()
