@@ -41,6 +41,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tools import minilm_onnx
 from tools import smollm
 from tools.layout import Layout
 from tools.layout import ToolError
@@ -79,11 +80,13 @@ def build(layout: Layout) -> None:
       layout, 'extensions', key, one, lambda: unpack_extensions(layout, source))
   models = layout.build / 'models'
   _step(layout, 'models', venv, models, lambda: _link_models(layout))
-  _step(
-      layout,
-      smollm.NAME,
-      venv,
-      models / smollm.NAME, lambda: _convert_smollm(layout, python))
+  for module in (smollm, minilm_onnx):
+    _step(
+        layout,
+        module.NAME,
+        venv + _hash([Path(module.__file__)]),
+        models / module.NAME,
+        lambda module=module: _make_model(layout, python, module))
   version = upstream.read_pin(layout).version
   for name, module in GO_PROGRAMS.items():
     _go_program(layout, name, module.format(version=version))
@@ -180,14 +183,17 @@ def _link_models(layout: Layout) -> None:
     (folder / name).symlink_to(site / package / inside)
 
 
-def _convert_smollm(layout: Layout, python: Path) -> None:
-  pins = [layout.root / 'requirements' / f'{n}.txt' for n in ('lock', 'models')]
-  kept = layout.cache / 'models' / f'{smollm.NAME}-{_hash(pins)[:16]}'
+def _make_model(layout: Layout, python: Path, module) -> None:
+  """Makes a model of what a package ships, once for all clones."""
+  made_of = [
+      layout.root / 'requirements' / f'{n}.txt' for n in ('lock', 'models')
+  ] + [Path(module.__file__)]
+  kept = layout.cache / 'models' / f'{_hash(made_of)[:16]}-{module.NAME}'
   if not kept.exists():
     _keep(
-        kept, lambda folder: _run([python, '-m', 'tools.smollm', folder], cwd=
-                                  layout.root))
-  link = layout.build / 'models' / smollm.NAME
+        kept, lambda path: _run([python, '-m', module.__name__, path], cwd=
+                                layout.root))
+  link = layout.build / 'models' / module.NAME
   link.unlink(missing_ok=True)
   link.symlink_to(kept)
 

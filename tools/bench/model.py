@@ -15,8 +15,9 @@
 # limitations under the License.
 #
 
-"""A real model on real text: the flag on, 2.77 as one would configure it, and
-sentence-transformers' own encode, which sorts.
+"""A real model on real text: the flag on, 2.77 as one would configure it,
+sentence-transformers' own encode, which sorts, and a loop by hand around ONNX
+Runtime, which sorts by tokens.
 
 MiniLM-L6 embeds docstrings, in interleaved rounds in one process. 2.77 is run
 with batches of 32, with batches that its size estimator chooses, with its default length buckets at its best batch size,
@@ -32,10 +33,13 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
 from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer
 
 from apache_beam.examples.inference import bucketed_text_embeddings as example
+from apache_beam.ml.inference.padding.onnx_session import usable_cpus
 from tools.demo import ways
 
 FLAG_ON = 'flag on'
@@ -44,10 +48,14 @@ FLAG_OFF = '2.77, max_batch_size=32'
 DEFAULT_BUCKETS = '2.77, default buckets, best batch size'
 TUNED = '2.77, best of the grid in hindsight'
 ENCODE = 'sentence-transformers encode'
+ONNX_ON = 'flag on, ONNX Runtime'
+ONNX_LOOP = 'ONNX Runtime, a loop by hand sorted by tokens'
 
 _FLAG = '--experiments=smart_bucketing'
 _BATCH_SIZES = (4, 8, 16, 32, 64)
 _BUCKETS = (8, 16, 32)
+# The best of 4, 8, 16 and 32 on two cores.
+_LOOP_BATCH = 8
 # The stateful path has the buckets; all of the input is there at once, so none
 # of its batches waits that long.
 _WAIT = {'max_batch_duration_secs': 5}
@@ -104,6 +112,9 @@ def compare(texts: Path, settings: list[Setting], pairs: int) -> dict:
       DEFAULT_BUCKETS: defaults.way(),
       TUNED: settings[0].way(),
       FLAG_ON: (32, {}, [_FLAG]),
+      ONNX_ON: (32, {
+          'onnx': str(ways.ONNX_FILE)
+      }, [_FLAG]),
   }
   rates: dict[str, list[float]] = {}
   padding: dict[str, list[float]] = {}
@@ -119,6 +130,9 @@ def compare(texts: Path, settings: list[Setting], pairs: int) -> dict:
           sum(c.padded
               for c in outcome.calls) / sum(c.real for c in outcome.calls))
     rates.setdefault(ENCODE, []).append(_encode(texts))
+    rate, embeddings = _onnx_loop(texts)
+    rates.setdefault(ONNX_LOOP, []).append(rate)
+    difference = max(difference, _difference(first, embeddings))
     print(f'  round {round_number + 1} of {pairs}', flush=True)
   return {
       'texts': len(first),
@@ -189,6 +203,15 @@ def table(result: dict) -> str:
         f'{max(rates):.1f} | {padding} | {low:.2f} | '
         f'{statistics.median(ratios):.2f} | {alone} |')
   tuned, default = result['tuned'], result['default_buckets']
+  if ONNX_LOOP in result['rates']:
+    ratios = [
+        a / b
+        for a, b in zip(result['rates'][ONNX_ON], result['rates'][ONNX_LOOP])
+    ]
+    lines.append(
+        '\nONNX Runtime with the flag, against the loop by hand: '
+        f'{statistics.median(ratios):.2f} ({min(ratios):.2f} to '
+        f'{max(ratios):.2f}).')
   return '\n'.join(lines) + (
       f"\n\n{result['texts']} texts. Best of the grid: batches of "
       f"{tuned['batch_size']}, {tuned['kind']} boundaries; of the default ones: "
@@ -227,3 +250,37 @@ def _encode(texts: Path) -> float:
   with torch.inference_mode():
     model.encode(words, batch_size=32, show_progress_bar=False)
   return len(words) / (time.perf_counter() - start)
+
+
+def _onnx_loop(texts: Path) -> tuple[float, dict]:
+  """Texts per second of what one would write by hand, without the load, and
+  the embeddings."""
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads = usable_cpus()
+  session = onnxruntime.InferenceSession(
+      str(ways.ONNX_FILE), options, providers=['CPUExecutionProvider'])
+  tokenizer = AutoTokenizer.from_pretrained(example.default_model())
+  records = _records(texts)
+  found = {}
+  start = time.perf_counter()
+  ids = tokenizer([r['text'] for r in records], truncation=True)['input_ids']
+  order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+  for first in range(0, len(order), _LOOP_BATCH):
+    rows = order[first:first + _LOOP_BATCH]
+    inputs = np.zeros((len(rows), len(ids[rows[0]])), np.int64)
+    mask = np.zeros_like(inputs)
+    for row, i in enumerate(rows):
+      inputs[row, :len(ids[i])] = ids[i]
+      mask[row, :len(ids[i])] = 1
+    hidden, = session.run(
+        None, {
+            'input_ids': inputs,
+            'attention_mask': mask,
+            'token_type_ids': np.zeros_like(inputs)
+        })
+    weights = mask[:, :, None].astype(np.float32)
+    means = (hidden * weights).sum(1) / weights.sum(1)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    found.update((str(records[i]['id']), torch.from_numpy(means[row]))
+                 for row, i in enumerate(rows))
+  return len(records) / (time.perf_counter() - start), found

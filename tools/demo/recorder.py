@@ -23,6 +23,7 @@ import time
 from transformers import AutoModel
 
 from apache_beam.ml.inference import huggingface_inference
+from apache_beam.ml.inference.onnx_inference import OnnxModelHandlerNumpy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,3 +70,24 @@ def timed_inference(batch, model, device, inference_args, model_id=None):
           padded=sum(len(mask) for mask in masks),
           seconds=time.perf_counter() - start))
   return results
+
+
+class TimedOnnxHandler(OnnxModelHandlerNumpy):
+  """The handler of ONNX models, timed with its padding."""
+  def load_model(self):
+    start = time.perf_counter()
+    session = super().load_model()
+    LOAD_SECONDS.append(time.perf_counter() - start)
+    return session
+
+  def run_inference(self, batch, inference_session, inference_args=None):
+    start = time.perf_counter()
+    results = super().run_inference(batch, inference_session, inference_args)
+    lengths = [len(example['input_ids']) for example in batch]
+    CALLS.append(
+        Call(
+            texts=len(lengths),
+            real=sum(lengths),
+            padded=len(lengths) * max(lengths),
+            seconds=time.perf_counter() - start))
+    return results

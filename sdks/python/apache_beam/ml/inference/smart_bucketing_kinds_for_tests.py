@@ -31,6 +31,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx.parser
 import torch
 import transformers
 from hypothesis import strategies as st
@@ -43,6 +44,7 @@ from apache_beam.ml.inference.base import RunInference
 from apache_beam.ml.inference.huggingface_inference import HuggingFaceModelHandlerKeyedTensor
 from apache_beam.ml.inference.huggingface_inference import HuggingFaceModelHandlerTensor
 from apache_beam.ml.inference.huggingface_inference import HuggingFacePipelineModelHandler
+from apache_beam.ml.inference.onnx_inference import OnnxModelHandlerNumpy
 from apache_beam.ml.inference.padding import PaddingOptions
 from apache_beam.ml.inference.pytorch_inference import PytorchModelHandlerKeyedTensor
 from apache_beam.ml.inference.pytorch_inference import PytorchModelHandlerTensor
@@ -164,11 +166,30 @@ def _sentences():
 
 
 @functools.cache
+def _onnx():
+  path = os.path.join(_folder.name, 'double.onnx')
+  onnx.save(
+      onnx.parser.parse_model(
+          '<ir_version: 8, opset_import: ["" : 17]> '
+          'double (float[b,t] x) => (float[b,t] y) {y = Add(x, x)}'),
+      path)
+  return path
+
+
+@functools.cache
 def _sklearn():
   path = os.path.join(_folder.name, 'linear.pickle')
   with open(path, 'wb') as file:
     pickle.dump(LinearRegression().fit(np.eye(3), [1, 2, 3]), file)
   return path
+
+
+def _padded_onnx(**kwargs):
+  return OnnxModelHandlerNumpy(
+      _onnx(),
+      providers=['CPUExecutionProvider'],
+      padding=PaddingOptions(),
+      **kwargs)
 
 
 def _ragged(**options):
@@ -297,6 +318,15 @@ KINDS = {
             do_sample=False),
         _sentences_of_words,
         st.just(5)),
+    'onnx': Kind(_padded_onnx, _tensors.map(lambda x: x.numpy()), _no_tensors),
+    'onnx, dicts': Kind(
+        _padded_onnx,
+        _tensors.map(lambda x: {'x': x.numpy()}),
+        st.sampled_from([None, {}, {
+            'y': np.ones(2, 'float32')
+        }, {
+            'x': 5
+        }])),
     'sklearn': Kind(
         lambda **kwargs: SklearnModelHandlerNumpy(_sklearn(), **kwargs),
         st.lists(st.integers(0, 9), min_size=3,

@@ -57,6 +57,8 @@ _SECS_OF_A_CUT = 1e-5
 # How many elements are buffered before the first batch, from whose time follows
 # how many may be.
 _FIRST_BUFFERED = 32
+# After how many elements the model's time for all of them is looked at.
+_LOOK_EVERY = 8
 # Batches to choose from that are buffered however long the model takes for them.
 _LEAST_BATCHES = 8
 
@@ -204,7 +206,7 @@ class LengthBatchingDoFn(DoFn):
     self._began = self._overdue = -math.inf
 
   def process(self, element, window=DoFn.WindowParam):
-    held = self.measured(element)
+    held = element if self._is_measured else self.measure(element)
     buffer, amount, options = self._buffers[window], self._amount, self.options
     buffer.held.append(held)
     buffer.arrived.append(held.length)
@@ -214,6 +216,8 @@ class LengthBatchingDoFn(DoFn):
       return self._emit('full', elements=options.max_buffered_elements // 3)
     if amount.nbytes >= options.max_buffered_bytes:
       return self._emit('memory', nbytes=options.max_buffered_bytes // 3)
+    if amount.elements % _LOOK_EVERY:
+      return None
     if self._is_unknown_model():
       return self._emit('model_time', elements=amount.elements - 1)
     if options.max_buffered_secs is not None and self._takes_too_long():
@@ -222,6 +226,7 @@ class LengthBatchingDoFn(DoFn):
           'model_time',
           elements=_LEAST_BATCHES * self.model.usual_count / 3,
           secs=options.max_buffered_secs / 3)
+    return None
 
   def finish_bundle(self):
     yield from self._emit('bundle_end')

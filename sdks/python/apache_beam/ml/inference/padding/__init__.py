@@ -15,12 +15,13 @@
 # limitations under the License.
 #
 
-"""Padding of PyTorch tensors of unequal length to one batch.
+"""Padding of tensors or arrays of unequal length to one batch.
 
-``torch.stack`` refuses tensors of different length. With `PaddingOptions` a
-model handler pads the tensors of a batch to its longest, and gives results as
-if each example had been run alone: the example in a `PredictionResult` is the
-original one, and outputs with one row per token are cut back to its length.
+``torch.stack`` and ``numpy.stack`` refuse those of different length. With
+`PaddingOptions` a model handler pads the tensors of a batch to its longest, and
+gives results as if each example had been run alone: the example in a
+`PredictionResult` is the original one, and outputs with one row per token are
+cut back to its length.
 
 `options` holds what users set, `pad` and `cut` do the work, and `inference_fn`
 puts it around the inference function of a model handler.

@@ -31,8 +31,8 @@ from apache_beam.ml.inference.padding import model as models
 from apache_beam.ml.inference.padding.cut import OutputCutter
 from apache_beam.ml.inference.padding.options import PaddingOptions
 from apache_beam.ml.inference.padding.outputs import ByExample
-from apache_beam.ml.inference.padding.pad import KeyedTensorPadder
-from apache_beam.ml.inference.padding.pad import TensorPadder
+from apache_beam.ml.inference.padding.pad import KeyedPadder
+from apache_beam.ml.inference.padding.pad import Padder
 from apache_beam.ml.inference.padding.verify import largest_difference
 
 __all__ = ['padded', 'validate_padding_args']
@@ -54,7 +54,8 @@ def padded(
     inference_fn: Callable[..., Iterable[PredictionResult]],
     options: PaddingOptions | None,
     handler: str,
-    keyed: bool = False) -> Callable[..., Iterable[PredictionResult]]:
+    keyed: bool = False,
+    tensors: type | None = None) -> Callable[..., Iterable[PredictionResult]]:
   """Wraps an inference function so that it is called with padded tensors.
 
   Args:
@@ -63,6 +64,7 @@ def padded(
     options: None gives `inference_fn` itself.
     handler: the name of the model handler, for error messages.
     keyed: whether the elements are dicts of tensors, not tensors.
+    tensors: the operations on them; by default `TorchTensors`.
 
   Raises:
     TypeError: if `options` is not a `PaddingOptions`.
@@ -74,7 +76,11 @@ def padded(
   if not isinstance(options, PaddingOptions):
     raise TypeError(
         f'{handler}: padding must be a PaddingOptions, not {options!r}.')
-  return _PaddedInferenceFn(inference_fn, options, handler, keyed)
+  if tensors is None:
+    # Imported here for handlers of what is not PyTorch's.
+    from apache_beam.ml.inference.padding.torch_tensors import TorchTensors
+    tensors = TorchTensors
+  return _PaddedInferenceFn(inference_fn, options, handler, keyed, tensors)
 
 
 def validate_padding_args(
@@ -86,17 +92,19 @@ def validate_padding_args(
 
 class _PaddedInferenceFn:
   """An inference function on padded tensors. Pickles if the inner one does."""
-  def __init__(self, inference_fn, options, handler, keyed):
+  def __init__(self, inference_fn, options, handler, keyed, tensors):
     self.options = options
     self.mask = None if options.mask == 'auto' else options.mask
     self._inference_fn = inference_fn
     self._handler = handler
     self._keyed = keyed
-    padder = KeyedTensorPadder if keyed else TensorPadder
-    self._padder = padder(options, handler)
+    padder = KeyedPadder if keyed else Padder
+    self._padder = padder(options, handler, tensors)
     self._cutter = OutputCutter(options, handler)
     self._is_beams = getattr(inference_fn, '__module__', None) in _OF_BEAM
-    self._is_forward = (self._is_beams and inference_fn.__name__ in _FORWARD)
+    self._is_forward = (
+        getattr(inference_fn, 'is_forward', False) or
+        self._is_beams and inference_fn.__name__ in _FORWARD)
     self.__setstate__(self.__dict__)
 
   def __getstate__(self):
@@ -158,10 +166,12 @@ class _PaddedInferenceFn:
     if padder is None or known is not model:
       mask = self.options.mask
       if mask == 'auto':
-        mask = models.mask_of(model) if self._is_beams else None
+        known = self._is_beams or self._is_forward
+        mask = models.mask_of(model) if known else None
       elif mask is not None and self._is_forward:
         models.check_mask(model, mask, self._handler)
-      padder = self._padder.with_model(mask, *models.pad_value_of(model))
+      padder = self._padder.with_model(
+          mask, models.mask_dtype(model, mask), *models.pad_value_of(model))
       self._local.known = model, padder, mask
       self._local.verified = 0.0
     return padder, mask

@@ -22,15 +22,23 @@
 import inspect
 from typing import Any
 
-__all__ = ['check_mask', 'mask_of', 'masks_of', 'pad_value_of', 'takes']
+__all__ = [
+    'check_mask',
+    'mask_dtype',
+    'mask_of',
+    'masks_of',
+    'pad_value_of',
+    'takes',
+]
 
 _MASK = 'attention_mask'
 
 
 def mask_of(model: Any) -> str | None:
-  """The mask of a Hugging Face model; None for others, and if it takes none."""
+  """The mask of a Hugging Face model or of an ONNX Runtime session; None for
+  others, and if it takes none."""
   model = _innermost(model)
-  if not _is_hugging_face(model):
+  if not (_is_hugging_face(model) or _is_session(model)):
     return None
   return _MASK if _MASK in _parameters(model)[0] else None
 
@@ -48,6 +56,16 @@ def pad_value_of(model: Any) -> tuple[str | None, int]:
   if not isinstance(value, int):
     return None, 0
   return getattr(model, 'main_input_name', 'input_ids'), value
+
+
+def mask_dtype(model: Any, mask: str | None) -> str:
+  """The name of the dtype of a mask: int64, but where a session says another."""
+  if _is_session(model):
+    for entry in model.get_inputs():
+      if entry.name == mask:
+        dtype = entry.type.removeprefix('tensor(').removesuffix(')')
+        return {'float': 'float32', 'double': 'float64'}.get(dtype, dtype)
+  return 'int64'
 
 
 def masks_of(model: Any) -> list[str]:
@@ -74,8 +92,9 @@ def check_mask(model: Any, mask: str, handler: str) -> None:
   if mask in names or not names or takes_any and not _is_hugging_face(model):
     return
   others = [name for name in names if 'mask' in name] or names
+  what = 'the' if _is_session(model) else 'the forward function of'
   raise ValueError(
-      f'{handler}: PaddingOptions.mask is {mask!r}, but the forward function of '
+      f'{handler}: PaddingOptions.mask is {mask!r}, but {what} '
       f'{type(model).__name__} takes no such argument. It takes '
       f'{", ".join(others)}. Name the one that hides padding, or None.')
 
@@ -84,6 +103,10 @@ def _is_hugging_face(model):
   return any(
       base.__module__.partition('.')[0] == 'transformers'
       for base in type(model).__mro__)
+
+
+def _is_session(model):
+  return type(model).__module__.partition('.')[0] == 'onnxruntime'
 
 
 def _innermost(model):
@@ -103,6 +126,8 @@ def _innermost(model):
 def _parameters(model) -> tuple[list[str], bool]:
   """The names of the forward function's parameters, none if they are not known,
   and whether it takes any other."""
+  if _is_session(model):
+    return [entry.name for entry in model.get_inputs()], False
   function = getattr(model, 'forward', model)
   try:
     parameters = inspect.signature(function).parameters.values()

@@ -49,13 +49,14 @@ class PaddingOptions:
       which has them, such as GPT-2, needs position_ids among the keys of each
       example. Rotary and relative positions need nothing.
     mask: the name of the mask argument of the model, None if it takes none.
-      'auto' is 'attention_mask' for a Hugging Face model that takes it, unless
-      the handler has an inference_fn of the user's, and none elsewhere.
-      The mask is an int64 tensor of shape (batch, longest), 1 for data and 0
-      for padding. It is passed with every batch, ragged or not: by the tensor
+      'auto' is 'attention_mask' for a Hugging Face model or an ONNX model that
+      takes it, unless the handler has an inference_fn of the user's, and none
+      elsewhere. The mask is an int64 tensor of shape (batch, longest), 1 for
+      data and 0 for padding; for an ONNX model an array of the type that its
+      input has. It is passed with every batch, ragged or not: by the tensor
       handlers as a keyword argument of the model call, by the keyed handlers
-      as a key of each example. A mask the examples carry already is kept, and
-      padded with 0.
+      as a key of each example, to an ONNX model as an input. A mask the
+      examples carry already is kept, and padded with 0.
     sequence_keys: for the keyed handlers, the keys to pad; the mask is padded
       in any case. By default all keys whose tensors have a dimension. Within
       an example they must be of one length.

@@ -30,41 +30,45 @@ from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
-import torch
-
 from apache_beam.ml.inference.padding.options import PaddingOptions
 
-__all__ = ['KeyedTensorPadder', 'Padded', 'TensorPadder']
+__all__ = ['KeyedPadder', 'Padded', 'Padder']
 
 # The key of a tensor that comes without one. No mask can have this name.
 _NO_KEY = ''
 
 
-class _Padder:
+class _Columns:
   """Pads examples which are dicts of tensors."""
-  def __init__(self, options: PaddingOptions, handler: str):
+  def __init__(self, options: PaddingOptions, handler: str, tensors: type):
     self._options = options
     self._handler = handler
+    # The operations on them, such as TorchTensors.
+    self._tensors = tensors
+    self._mask_dtype = 'int64'
     # The key of the model's token ids, and what pads them.
     self._ids: str | None = None
     self._id_value = 0
 
-  def with_model(self, mask: str | None, ids: str | None, pad_value: int):
+  def with_model(
+      self, mask: str | None, mask_dtype: str, ids: str | None, pad_value: int):
     """The same with what is known of the model.
 
     Args:
       mask: the name of its mask; None for none.
+      mask_dtype: the name of a dtype.
       ids: the key of its token ids; None if it is not known.
       pad_value: what pads these, unless options name another value.
     """
     padder = copy.copy(self)
     padder._options = dataclasses.replace(self._options, mask=mask)
+    padder._mask_dtype = mask_dtype
     padder._ids, padder._id_value = ids, pad_value
     return padder
 
   def _pad_columns(
-      self, batch: Sequence[Mapping[str, torch.Tensor]],
-      is_alone: bool) -> tuple[dict[str, list[torch.Tensor]], list[int], int]:
+      self, batch: Sequence[Mapping[str, Any]],
+      is_alone: bool) -> tuple[dict[str, list[Any]], list[int], int]:
     """Returns padded tensors by key, the length of each example, and the length
     to which they are padded."""
     for index, example in enumerate(batch):
@@ -86,16 +90,16 @@ class _Padder:
     return columns, lengths, padded_length
 
   def _check_type(self, tensor, key, index):
-    if not isinstance(tensor, torch.Tensor):
+    if not self._tensors.has(tensor):
       raise TypeError(
-          f'{self._handler}: padding needs PyTorch tensors, but '
+          f'{self._handler}: padding needs {self._tensors.name}, but '
           f'{_name(key, index)} is a {type(tensor).__module__}.'
           f'{type(tensor).__name__}.')
 
   def _padded_keys(self, example) -> list[str]:
     named = self._options.sequence_keys
     if named is None:
-      return [key for key, tensor in example.items() if tensor.dim()]
+      return [key for key, tensor in example.items() if tensor.ndim]
     return [k for k in example if k in named or k == self._options.mask]
 
   def _length(self, example, index) -> int:
@@ -116,7 +120,7 @@ class _Padder:
     return length
 
   def _key_length(self, tensor, key, index) -> int:
-    if not tensor.dim():
+    if not tensor.ndim:
       raise ValueError(
           f'{self._handler}: {_name(key, index)} has no dimension to pad '
           'along; give it at least one, for instance with tensor.reshape(1).')
@@ -148,7 +152,7 @@ class _Padder:
     first = tensors[0]
     start = 1 if is_padded else 0
     for index, tensor in enumerate(tensors):
-      if (tensor.dim() != first.dim() or
+      if (tensor.ndim != first.ndim or
           tensor.shape[start:] != first.shape[start:]):
         remedy = (
             'all but the first dimension must agree (of tensors of shape (1, n) '
@@ -168,19 +172,18 @@ class _Padder:
     """Pads tensors of shape (length, ...) to (padded_length, ...)."""
     first = tensors[0]
     value = self._pad_value(key, first.dtype)
-    if not _fits(value, first.dtype):
+    if not self._fits(value, first.dtype):
       raise ValueError(
           f'{self._handler}: PaddingOptions.pad_value {value} cannot be held '
           f'by {_name(key, 0)} of dtype {first.dtype}.')
     if min(lengths) == padded_length:
       return tensors
-    with torch.no_grad():
-      shape = len(tensors), padded_length, *first.shape[1:]
-      padded = first.new_full(shape, value)
-      for row, tensor, length in zip(padded, tensors, lengths):
-        start = padded_length - length if self._options.side == 'left' else 0
-        row[start:start + length] = tensor
-    return list(padded)
+    shape = len(tensors), padded_length, *first.shape[1:]
+    padded = list(self._tensors.full(first, shape, value))
+    for row, tensor, length in zip(padded, tensors, lengths):
+      start = padded_length - length if self._options.side == 'left' else 0
+      self._tensors.fill(row[start:start + length], tensor)
+    return padded
 
   def _pad_value(self, key, dtype):
     value = self._options.pad_value
@@ -189,13 +192,25 @@ class _Padder:
     if value != 'auto':
       return 0 if key == self._options.mask else value
     is_ids = self._ids is not None and key in (self._ids, _NO_KEY)
-    return self._id_value if is_ids and not dtype.is_floating_point else 0
+    return (
+        self._id_value
+        if is_ids and not self._tensors.is_floating(dtype) else 0)
+
+  def _fits(self, value, dtype) -> bool:
+    low, high = self._tensors.limits(dtype)
+    if not math.isfinite(value):
+      return self._tensors.is_floating(dtype)
+    is_whole = value == int(value)
+    return low <= value <= high and (
+        is_whole or self._tensors.is_floating(dtype))
 
   def _mask(self, lengths, padded_length, device):
-    mask = torch.arange(padded_length) < torch.tensor(lengths)[:, None]
-    if self._options.side == 'left':
-      mask = mask.flip(1)
-    return mask.to(device, torch.int64)
+    return self._tensors.mask(
+        lengths,
+        padded_length,
+        self._options.side == 'left',
+        device,
+        self._mask_dtype)
 
 
 class Padded(NamedTuple):
@@ -213,18 +228,21 @@ class Padded(NamedTuple):
   padded_length: int
 
 
-class TensorPadder(_Padder):
+class Padder(_Columns):
   """Pads examples which are tensors."""
-  def __init__(self, options: PaddingOptions, handler: str):
+  def __init__(self, options: PaddingOptions, handler: str, tensors: type):
     if isinstance(options.pad_value, dict):
       raise ValueError(
           f'{handler}: PaddingOptions.pad_value must be a number; a mapping is '
-          'for the keyed handlers.')
+          'for dicts of tensors, which keyed handlers take.')
     if options.sequence_keys is not None:
       raise ValueError(
-          f'{handler}: PaddingOptions.sequence_keys is for the keyed handlers.')
+          f'{handler}: PaddingOptions.sequence_keys is for dicts of '
+          'tensors, which keyed handlers take.')
     super().__init__(
-        dataclasses.replace(options, sequence_keys=(_NO_KEY, )), handler)
+        dataclasses.replace(options, sequence_keys=(_NO_KEY, )),
+        handler,
+        tensors)
 
   def pad(self, batch, device, is_alone: bool = False) -> Padded:
     """Pads a batch; one that is alone to its own length."""
@@ -233,11 +251,11 @@ class TensorPadder(_Padder):
     model_args = {}
     if self._options.mask is not None:
       model_args[self._options.mask] = self._mask(
-          lengths, padded_length, _torch_device(device))
+          lengths, padded_length, device)
     return Padded(columns[_NO_KEY], model_args, lengths, padded_length)
 
 
-class KeyedTensorPadder(_Padder):
+class KeyedPadder(_Columns):
   """Pads examples which are dicts of tensors."""
   def pad(self, batch, device, is_alone: bool = False) -> Padded:
     """Pads a batch; one that is alone to its own length."""
@@ -254,7 +272,7 @@ class KeyedTensorPadder(_Padder):
     for index, example in enumerate(batch):
       if not isinstance(example, Mapping):
         raise TypeError(
-            f'{self._handler}: padding needs dicts of PyTorch tensors, but '
+            f'{self._handler}: padding needs dicts of {self._tensors.name}, but '
             f'{_name(_NO_KEY, index)} is a {type(example).__name__}.')
       if example.keys() != batch[0].keys():
         raise ValueError(
@@ -266,20 +284,3 @@ class KeyedTensorPadder(_Padder):
 def _name(key, index) -> str:
   element = f'element {index} of the batch'
   return element if key == _NO_KEY else f'key {key!r} of {element}'
-
-
-def _fits(value, dtype) -> bool:
-  if dtype.is_floating_point or dtype.is_complex:
-    return not math.isfinite(value) or abs(value) <= torch.finfo(dtype).max
-  if not math.isfinite(value) or value != int(value):
-    return False
-  if dtype is torch.bool:
-    return value in (0, 1)
-  return torch.iinfo(dtype).min <= value <= torch.iinfo(dtype).max
-
-
-def _torch_device(device) -> torch.device:
-  # The Hugging Face handlers pass 'CPU' or 'GPU' and fall back to the CPU.
-  if device == 'GPU':
-    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-  return torch.device('cpu' if device == 'CPU' else device)

@@ -22,7 +22,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+import numpy
 
 __all__ = ['difference', 'largest_difference']
 
@@ -31,10 +31,10 @@ __all__ = ['difference', 'largest_difference']
 # of padding in 60 to 500 that is not hidden changes MiniLM's outputs by 2 to 10 %
 # of it, a hidden one by 1e-6.
 _TOLERANCE = {
-    torch.float64: 5e-3,
-    torch.float32: 5e-3,
-    torch.float16: 2e-2,
-    torch.bfloat16: 1e-1,
+    'float64': 5e-3,
+    'float32': 5e-3,
+    'float16': 2e-2,
+    'bfloat16': 1e-1,
 }
 
 
@@ -62,7 +62,7 @@ def largest_difference(
              if key in alone]
   elif (isinstance(together, (tuple, list)) and
         isinstance(alone, (tuple, list)) and len(together) == len(alone) and
-        any(isinstance(part, (torch.Tensor, Mapping, tuple))
+        any(hasattr(part, 'shape') or isinstance(part, (Mapping, tuple))
             for part in together)):
     pairs = [(i, *both) for i, both in enumerate(zip(together, alone))]
   else:
@@ -80,25 +80,41 @@ def difference(
   """The largest difference of two outputs, None if they are equal but for
   rounding or cannot be compared."""
   try:
-    first, second = torch.as_tensor(together), torch.as_tensor(alone)
+    first, dtype = _array(together)
+    second, _ = _array(alone)
   except (TypeError, ValueError, RuntimeError):
     return None
-  if first.shape != second.shape or not first.numel():
+  if first.shape != second.shape or not first.size:
     return None
-  if first.is_complex() and second.is_complex():
-    first, second = torch.view_as_real(first), torch.view_as_real(second)
-  if not first.is_floating_point():
-    if not integers or torch.equal(first, second):
+  if first.dtype.kind not in 'fc':
+    if not integers or first.dtype.kind not in 'biu' or numpy.array_equal(
+        first, second):
       return None
-    return float((first.double() - second.double()).abs().max())
-  tolerance = _TOLERANCE.get(first.dtype, 1e-1)
-  first, second = first.double(), second.double()
+    return float(
+        numpy.abs(first.astype('float64') - second.astype('float64')).max())
   # What is infinite or no number alone may be so together.
-  finite = first.isfinite() & second.isfinite()
-  if not torch.equal(first.isfinite(), second.isfinite()):
+  finite = numpy.isfinite(first)
+  if not numpy.array_equal(finite, numpy.isfinite(second)):
     return float('inf')
   if not finite.any():
     return None
-  largest = float((first - second)[finite].abs().max())
-  scale = float(second[finite].abs().max())
+  first, second = first[finite], second[finite]
+  largest = float(numpy.abs(first - second).max())
+  scale = float(numpy.abs(second).max())
+  tolerance = _TOLERANCE.get(dtype, 1e-1)
   return largest if largest > tolerance * scale + 1e-6 else None
+
+
+def _array(value: Any) -> tuple[numpy.ndarray, str]:
+  """An output as an array of at least double precision, and its own dtype."""
+  if hasattr(value, 'detach'):
+    # A tensor; NumPy has no bfloat16.
+    dtype = str(value.dtype).removeprefix('torch.')
+    value = value.detach().cpu()
+    value = numpy.asarray(value.double() if dtype == 'bfloat16' else value)
+  else:
+    value = numpy.asarray(value)
+    dtype = value.dtype.name
+  if value.dtype.kind == 'f':
+    value = value.astype('float64')
+  return value, dtype
