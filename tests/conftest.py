@@ -25,6 +25,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -40,6 +41,8 @@ from tools.series.__main__ import main
 # What hypothesis keeps goes where it is ignored.
 os.environ.setdefault(
     'HYPOTHESIS_STORAGE_DIRECTORY', str(here().build / '.hypothesis'))
+# A shell's background jobs ignore it, and so would what the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 LICENCE = '# Licensed to the Apache Software Foundation (ASF) under one\n'
 # A build backend that needs nothing: pip asks each source distribution.
 _BACKEND = """
