@@ -161,6 +161,7 @@ def run(
     batching = BatchingOptions(
         max_padded_size=args.max_padded_size,
         cost=cost,
+        shards=args.shards,
         optimize_for=way.optimize_for)
   size = way.batch_size or args.max_batch_size
   secs_per_token = 0.0
@@ -344,6 +345,7 @@ def _parser() -> argparse.ArgumentParser:
       type=int,
       default=1,
       help='calls that the model serves at once')
+  add('--shards', type=int, help='of BatchingOptions; one key a worker without')
   add('--elements', type=int, help='the first of the file')
   add('--baseline', action='store_true', help='run 2.77 and smart_cost too')
   add('--format', choices=('table', 'json'), default='table')
@@ -360,7 +362,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_numbers(
         args,
         positive=(
-            'speedup', 'max_wait_secs', 'max_batch_size', 'model_concurrency'),
+            *('speedup', 'max_wait_secs', 'max_batch_size'),
+            *('model_concurrency', 'shards')),
         not_negative=('fixed_cost', 'load'))
     loads = _loads(args)
     arrivals = read(

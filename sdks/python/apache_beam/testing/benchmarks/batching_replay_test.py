@@ -31,6 +31,7 @@ from unittest import mock
 from apache_beam.testing.benchmarks import batching_replay
 from apache_beam.transforms.batching.advisor.reading import Arrivals
 from apache_beam.transforms.batching.least_cost import Cost
+from apache_beam.transforms.batching.options import BatchingOptions
 
 _KEYS = {
     'max_batch_size',
@@ -117,6 +118,14 @@ class BatchingReplayTest(unittest.TestCase):
     self.assertEqual([('0.2', 'smart'), ('0.5', 'smart')],
                      [tuple(row.split()[1:4:2]) for row in rows])
 
+  def test_shards(self):
+    with mock.patch.object(batching_replay,
+                           'BatchingOptions',
+                           wraps=BatchingOptions) as options:
+      _, out, _ = self._main('--shards=2', '--format=json')
+    self.assertEqual(options.call_args.kwargs['shards'], 2)
+    self.assertEqual(json.loads(out)['elements_out'], 200)
+
   def test_the_model_serves_so_many_calls_at_once(self):
     for concurrency in (1, 3):
       model = batching_replay._Model(Cost(0, 1), 0.05, concurrency)
@@ -151,7 +160,8 @@ class BatchingReplayTest(unittest.TestCase):
                           (['--max_wait_secs=0'], 'max_wait_secs=0.0: must'),
                           (['--loads=1,x'], "--loads=1,x: could not convert"),
                           (['--loads=1,-1'], '--loads=1,-1: must not be'),
-                          (['--model_concurrency=0'], 'model_concurrency=0')):
+                          (['--model_concurrency=0'], 'model_concurrency=0'),
+                          (['--shards=0'], 'shards=0')):
       code, _, err = self._main(*args)
       self.assertEqual(code, 2)
       self.assertIn(message, err)
