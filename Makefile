@@ -32,7 +32,7 @@ export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test test-upstream check prefixes prefixes-new bench \
-  soak apply export clean
+  bench-peers soak apply export clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|'
@@ -70,6 +70,9 @@ bench: build ## Benchmarks against the released SDK, in build/bench-*.json (TRAC
 	  $(TRACE) --column ContextTokens --time_column TIMESTAMP --speedup 20 \
 	  --max_wait_secs 5 --runner=PrismRunner --prism_location=build/bin/prism \
 	  --streaming --baseline --loads 0.2,0.6,0.9 | tee build/bench-replay.txt)
+
+bench-peers: build ## Embed the same texts with other products, in build/bench-peers.json
+	@$(VENV) -m tools.bench peers --pairs 3
 
 soak: build ## The tests with 50 times the examples, longer campaigns, real servers
 	@HYPOTHESIS_PROFILE=soak $(VENV) -m tools.tests --timeout=0

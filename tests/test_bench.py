@@ -19,9 +19,12 @@
 
 import unittest
 
+import numpy as np
 from tools.bench import iterative
 from tools.bench import model
 from tools.bench import overhead
+from tools.bench import peers
+from tools.layout import ToolError
 
 
 class ModelTableTest(unittest.TestCase):
@@ -68,6 +71,50 @@ class OverheadTableTest(unittest.TestCase):
         overhead.Figure('global_window', 'released', [0.5, 0.5]),
     ])
     self.assertIn('| by_length | series | 5.00 | 4.00 to 6.00 | 10.00 |', table)
+
+
+class PeersTest(unittest.TestCase):
+  def _way(self, rates, padding_ratio):
+    return {
+        'texts_per_second': sorted(rates)[len(rates) // 2],
+        'wall_secs': 12.34,
+        'padding_ratio': padding_ratio,
+        'largest_difference': 2e-7,
+        'rates': rates,
+    }
+
+  def test_ratios_by_rounds(self):
+    table = peers.table({
+        'texts': 5,
+        'ways': {
+            'encode_32': self._way([4.0, 5.0, 2.0], 1.31),
+            'ray_data': self._way([2.0, 2.0, 2.0], None),
+            'smart_mltransform': self._way([8.0, 5.0, 3.0], 1.02),
+            'smart_onnx': self._way([8.0, 15.0, 4.0], 1.04),
+        }
+    })
+    rows = table.splitlines()
+    self.assertEqual(
+        '| encode_32 | 4.0 | 2.0 to 5.0 | 12.3 | 1.31 | 2.00 | 1.50 | 2.0e-07 |',
+        rows[2])
+    self.assertEqual(
+        '| ray_data | 2.0 | 2.0 to 2.0 | 12.3 |  | 4.00 | 2.50 | 2.0e-07 |',
+        rows[3])
+    self.assertEqual(rows[0].count('|'), rows[1].count('|'))
+    self.assertEqual(rows[0].count('|'), rows[2].count('|'))
+
+  def test_other_embeddings_fail_by_the_name_of_their_way(self):
+    expected = np.zeros((2, 3), 'f4')
+    found = expected.copy()
+    found[1, 2] = 5e-4
+    self.assertAlmostEqual(
+        5e-4, peers.largest_difference('infinity', expected, found))
+    for wrong in (2e-3, np.nan):
+      found[1, 2] = wrong
+      with self.assertRaisesRegex(ToolError, 'infinity: an embedding differs'):
+        peers.largest_difference('infinity', expected, found)
+    with self.assertRaisesRegex(ToolError, 'infinity: the shape'):
+      peers.largest_difference('infinity', expected, found[:1])
 
 
 class VLLMTableTest(unittest.TestCase):

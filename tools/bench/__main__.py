@@ -18,7 +18,7 @@
 """Measures the series, prints tables and writes build/bench-PART.json.
 
     build/venv/bin/python -m tools.bench
-        {overhead,policy,model,throughput,streaming,iterative,vllm}
+        {overhead,policy,model,peers,throughput,streaming,iterative,vllm}
         [--pairs N] [--texts N] [--elements N]
         [--trace FILE --column C --time_column T]
 """
@@ -95,6 +95,16 @@ def model(layout: Layout, args) -> tuple[str, dict]:
   }
 
 
+def peers(layout: Layout, args) -> tuple[str, dict]:
+  from tools.bench import peers as part
+  from tools.demo import docstrings
+  texts = layout.build / 'peers' / 'texts.jsonl'
+  texts.parent.mkdir(parents=True, exist_ok=True)
+  docstrings.write_sample(args.texts, texts)
+  figures = part.run(layout, texts, args.pairs)
+  return part.table(figures), figures
+
+
 def iterative(layout: Layout, args) -> tuple[str, dict]:
   from tools.bench import iterative as part
   figures = part.run(layout, args.pairs)
@@ -131,6 +141,7 @@ _PARTS = {
     'overhead': overhead,
     'policy': policy,
     'model': model,
+    'peers': peers,
     'iterative': iterative,
     'vllm': vllm,
     'throughput': throughput,
@@ -143,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('part', choices=_PARTS)
   parser.add_argument('--pairs', type=int, default=7)
   parser.add_argument(
-      '--texts', type=int, default=600, help='for model and streaming')
+      '--texts', type=int, default=600, help='for model, peers and streaming')
   parser.add_argument(
       '--elements', type=int, default=200_000, help='for throughput')
   parser.add_argument(
