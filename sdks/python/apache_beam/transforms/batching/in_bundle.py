@@ -206,7 +206,7 @@ class LengthBatchingDoFn(DoFn):
     self._began = self._overdue = -math.inf
 
   def process(self, element, window=DoFn.WindowParam):
-    held = element if self._is_measured else self.measure(element)
+    held = self.measured(element)
     buffer, amount, options = self._buffers[window], self._amount, self.options
     buffer.held.append(held)
     buffer.arrived.append(held.length)

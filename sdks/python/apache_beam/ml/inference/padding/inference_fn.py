@@ -166,8 +166,8 @@ class _PaddedInferenceFn:
     if padder is None or known is not model:
       mask = self.options.mask
       if mask == 'auto':
-        known = self._is_beams or self._is_forward
-        mask = models.mask_of(model) if known else None
+        calls_it = self._is_beams or self._is_forward
+        mask = models.mask_of(model) if calls_it else None
       elif mask is not None and self._is_forward:
         models.check_mask(model, mask, self._handler)
       padder = self._padder.with_model(

@@ -24,6 +24,7 @@ from typing import Any
 
 __all__ = [
     'check_mask',
+    'input_dtype',
     'mask_dtype',
     'mask_of',
     'masks_of',
@@ -63,9 +64,14 @@ def mask_dtype(model: Any, mask: str | None) -> str:
   if _is_session(model):
     for entry in model.get_inputs():
       if entry.name == mask:
-        dtype = entry.type.removeprefix('tensor(').removesuffix(')')
-        return {'float': 'float32', 'double': 'float64'}.get(dtype, dtype)
+        return input_dtype(entry)
   return 'int64'
+
+
+def input_dtype(entry: Any) -> str:
+  """The dtype of an input of a session, by NumPy's name where it has one."""
+  dtype = entry.type.removeprefix('tensor(').removesuffix(')')
+  return {'float': 'float32', 'double': 'float64'}.get(dtype, dtype)
 
 
 def masks_of(model: Any) -> list[str]:

@@ -30,15 +30,13 @@ import numpy
 
 from apache_beam.ml.inference import utils
 from apache_beam.ml.inference.base import PredictionResult
+from apache_beam.ml.inference.padding import model as models
 from apache_beam.ml.inference.padding.inference_fn import padded
 from apache_beam.ml.inference.padding.numpy_arrays import NumpyArrays
 from apache_beam.ml.inference.padding.options import PaddingOptions
 from apache_beam.ml.inference.padding.outputs import split
 
 __all__ = ['PaddedSessionFn', 'num_bytes', 'usable_cpus']
-
-# Types of inputs whose names differ from those of NumPy.
-_DTYPES = {'float': 'float32', 'double': 'float64'}
 
 
 class PaddedSessionFn:
@@ -138,8 +136,7 @@ class _SessionFn:
       self._check_input(name, numpy.asarray(array), expected[name])
 
   def _check_input(self, name, array, expected):
-    dtype = expected.type.removeprefix('tensor(').removesuffix(')')
-    dtype = _DTYPES.get(dtype, dtype)
+    dtype = models.input_dtype(expected)
     if hasattr(numpy, dtype) and array.dtype.name != dtype:
       raise ValueError(
           f'{self._handler}: the input {name!r} of the model takes {dtype}, but '

@@ -30,6 +30,8 @@ from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
+import numpy
+
 from apache_beam.ml.inference.padding.options import PaddingOptions
 
 __all__ = ['KeyedPadder', 'Padded', 'Padder']
@@ -205,12 +207,10 @@ class _Columns:
         is_whole or self._tensors.is_floating(dtype))
 
   def _mask(self, lengths, padded_length, device):
-    return self._tensors.mask(
-        lengths,
-        padded_length,
-        self._options.side == 'left',
-        device,
-        self._mask_dtype)
+    mask = numpy.arange(padded_length) < numpy.array(lengths)[:, None]
+    if self._options.side == 'left':
+      mask = mask[:, ::-1]
+    return self._tensors.of_array(mask.astype(self._mask_dtype), device)
 
 
 class Padded(NamedTuple):

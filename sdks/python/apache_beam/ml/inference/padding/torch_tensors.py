@@ -22,6 +22,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy
 import torch
 
 __all__ = ['TorchTensors']
@@ -60,17 +61,8 @@ class TorchTensors:
       row[...] = values
 
   @staticmethod
-  def mask(
-      lengths: Sequence[int],
-      padded_length: int,
-      is_left: bool,
-      device: Any,
-      dtype: str = 'int64') -> torch.Tensor:
-    """1 for data and 0 for padding, of shape (len(lengths), padded_length)."""
-    mask = torch.arange(padded_length) < torch.tensor(lengths)[:, None]
-    if is_left:
-      mask = mask.flip(1)
-    return mask.to(_torch_device(device), getattr(torch, dtype))
+  def of_array(array: numpy.ndarray, device: Any) -> torch.Tensor:
+    return torch.from_numpy(array).to(_torch_device(device))
 
 
 def _torch_device(device) -> torch.device:
