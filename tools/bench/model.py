@@ -33,13 +33,11 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import AutoTokenizer
 
 from apache_beam.examples.inference import bucketed_text_embeddings as example
-from apache_beam.ml.inference.padding.onnx_session import usable_cpus
+from tools.bench.peer_ways import onnx_loop
 from tools.demo import ways
 
 FLAG_ON = 'flag on'
@@ -54,8 +52,9 @@ ONNX_LOOP = 'ONNX Runtime, a loop by hand sorted by tokens'
 _FLAG = '--experiments=smart_bucketing'
 _BATCH_SIZES = (4, 8, 16, 32, 64)
 _BUCKETS = (8, 16, 32)
-# Of 4, 8, 16 and 32 on two cores, 32 is the slowest and the others are level.
-_LOOP_BATCH = 8
+# Of a text, as the pipeline takes them; sentence-transformers takes 256 by
+# default.
+_MAX_TOKENS = 512
 # The stateful path has the buckets; all of the input is there at once, so none
 # of its batches waits that long.
 _WAIT = {'max_batch_duration_secs': 5}
@@ -243,8 +242,7 @@ def _token_counts(texts: Path) -> list[int]:
 def _encode(texts: Path) -> float:
   """Texts per second, without loading the model."""
   model = SentenceTransformer(example.default_model(), device='cpu')
-  # It takes 256 tokens of a text by default, the pipeline 512.
-  model.max_seq_length = 512
+  model.max_seq_length = _MAX_TOKENS
   words = [record['text'] for record in _records(texts)]
   start = time.perf_counter()
   with torch.inference_mode():
@@ -255,32 +253,12 @@ def _encode(texts: Path) -> float:
 def _onnx_loop(texts: Path) -> tuple[float, dict]:
   """Texts per second of what one would write by hand, without the load, and
   the embeddings."""
-  options = onnxruntime.SessionOptions()
-  options.intra_op_num_threads = usable_cpus()
-  session = onnxruntime.InferenceSession(
-      str(ways.ONNX_FILE), options, providers=['CPUExecutionProvider'])
-  tokenizer = AutoTokenizer.from_pretrained(example.default_model())
   records = _records(texts)
-  found = {}
-  start = time.perf_counter()
-  ids = tokenizer([r['text'] for r in records], truncation=True)['input_ids']
-  order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-  for first in range(0, len(order), _LOOP_BATCH):
-    rows = order[first:first + _LOOP_BATCH]
-    inputs = np.zeros((len(rows), len(ids[rows[0]])), np.int64)
-    mask = np.zeros_like(inputs)
-    for row, i in enumerate(rows):
-      inputs[row, :len(ids[i])] = ids[i]
-      mask[row, :len(ids[i])] = 1
-    hidden, = session.run(
-        None, {
-            'input_ids': inputs,
-            'attention_mask': mask,
-            'token_type_ids': np.zeros_like(inputs)
-        })
-    weights = mask[:, :, None].astype(np.float32)
-    means = (hidden * weights).sum(1) / weights.sum(1)
-    means /= np.linalg.norm(means, axis=1, keepdims=True)
-    found.update((str(records[i]['id']), torch.from_numpy(means[row]))
-                 for row, i in enumerate(rows))
-  return len(records) / (time.perf_counter() - start), found
+  embeddings, seconds, _ = onnx_loop.embed(
+      [record['text'] for record in records],
+      str(ways.ONNX_FILE.with_suffix('')),
+      _MAX_TOKENS)
+  return len(records) / seconds, {
+      str(record['id']): torch.from_numpy(embedding)
+      for record, embedding in zip(records, embeddings)
+  }
