@@ -26,19 +26,17 @@ import json
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import numpy as np
-import torch
-from transformers import AutoModel
 from transformers import AutoTokenizer
 
 import apache_beam as beam
-from apache_beam.ml.inference.base import KeyedModelHandler
+from apache_beam.examples.inference import bucketed_text_embeddings as example
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.ml.inference.huggingface_inference import HuggingFaceModelHandlerKeyedTensor
 from apache_beam.ml.inference.onnx_inference import OnnxModelHandlerNumpy
-from apache_beam.ml.inference.padding import PaddingOptions
 from apache_beam.ml.transforms.base import MLTransform
 from apache_beam.ml.transforms.embeddings.huggingface import SentenceTransformerEmbeddings
 from apache_beam.ml.transforms.embeddings.huggingface import _SentenceTransformerModelHandler
@@ -54,52 +52,56 @@ def of_texts(records, folder, artifacts):
   transform = MLTransform(write_artifact_location=artifacts).with_transform(
       SentenceTransformerEmbeddings(
           model_name=folder, columns=['text'], max_batch_size=_BATCH_SIZE))
-  return (records | transform | beam.Map(lambda row: (row['id'], row['text'])))
+  return records | transform | beam.Map(lambda row: (row['id'], row['text']))
 
 
 def of_tensors(records, folder, unused_artifacts):
-  """Embeds with the PyTorch model, on tensors of tokens."""
-  handler = HuggingFaceModelHandlerKeyedTensor(
-      folder,
-      AutoModel,
-      'pt',
-      max_batch_size=_BATCH_SIZE,
-      padding=PaddingOptions())
-  return (
-      records
-      | beam.ParDo(Tokenize(folder, ('input_ids', ), torch.tensor))
-      | RunInference(KeyedModelHandler(handler)) | beam.MapTuple(pool))
+  """Embeds as the example does, with the PyTorch model."""
+  return _by_example(
+      records,
+      example.make_model_handler(folder, _BATCH_SIZE, max_tokens=_MAX_TOKENS))
 
 
 def of_arrays(records, folder, unused_artifacts):
-  """Embeds with ONNX Runtime, on arrays of tokens."""
-  handler = OnnxModelHandlerNumpy(
-      f'{folder}.onnx',
-      providers=['CPUExecutionProvider'],
-      max_batch_size=_BATCH_SIZE,
-      padding=PaddingOptions(mask='attention_mask'))
+  """Embeds as the example does, with ONNX Runtime."""
+  return _by_example(
+      records,
+      example.make_model_handler(
+          folder,
+          _BATCH_SIZE,
+          f'{folder}.onnx',
+          _MAX_TOKENS,
+          providers=['CPUExecutionProvider']))
+
+
+def _by_example(records, handler):
   return (
-      records
-      | beam.ParDo(Tokenize(folder, ('input_ids', 'token_type_ids'), np.array))
-      | RunInference(KeyedModelHandler(handler)) | beam.MapTuple(pool))
+      records | RunInference(handler)
+      | beam.Map(lambda row: (row['id'], row['embedding'])))
 
 
-class Tokenize(beam.DoFn):
-  def __init__(self, folder, names, to_array):
-    self._folder, self._names, self._to_array = folder, names, to_array
+class Save(beam.DoFn):
+  """Writes each bundle to a file of its own.
 
-  def setup(self):
-    self._tokenizer = AutoTokenizer.from_pretrained(self._folder)
+  A list of all of them would be a side input, which Beam's cache weighs float by
+  float.
+  """
+  def __init__(self, folder):
+    self._folder = folder
 
-  def process(self, record):
-    tokens = self._tokenizer(
-        record['text'], truncation=True, max_length=_MAX_TOKENS)
-    yield record['id'], {n: self._to_array(tokens[n]) for n in self._names}
+  def start_bundle(self):
+    self._rows = []
 
+  def process(self, row):
+    self._rows.append(row)
 
-def pool(key, result):
-  total = np.asarray(result.inference['last_hidden_state']).sum(axis=0)
-  return key, total / np.linalg.norm(total)
+  def finish_bundle(self):
+    if self._rows:
+      keys, values = zip(*self._rows)
+      np.savez(
+          f'{self._folder}/{uuid.uuid4().hex}.npz',
+          keys=keys,
+          values=np.array(values, 'f4'))
 
 
 # What embeds, the class of its model handler, and flags.
@@ -145,8 +147,11 @@ def padding_ratio(batches, folder):
   return sum(max(some) * len(some) for some in lengths) / sum(map(sum, lengths))
 
 
-def save(rows, out):
-  np.save(f'{out}.npy', np.array([row for _, row in sorted(rows)], 'f4'))
+def in_order(folder):
+  """The embeddings that were saved, by their ids."""
+  files = [np.load(path) for path in Path(folder).glob('*.npz')]
+  keys = np.concatenate([file['keys'] for file in files])
+  return np.concatenate([file['values'] for file in files])[np.argsort(keys)]
 
 
 def main(texts_file, folder, out, way):
@@ -154,14 +159,16 @@ def main(texts_file, folder, out, way):
     records = [json.loads(line) for line in file]
   embed, handler, flags = _WAYS[way]
   batches, loads = watch(handler)
-  with tempfile.TemporaryDirectory() as artifacts:
+  with tempfile.TemporaryDirectory() as artifacts, \
+      tempfile.TemporaryDirectory() as saved:
     start = time.perf_counter()
     with beam.Pipeline(
         options=PipelineOptions(['--runner=FnApiRunner', *flags])) as p:
       _ = (
           embed(p | beam.Create(records), folder, artifacts)
-          | beam.combiners.ToList() | beam.Map(save, out))
+          | beam.ParDo(Save(saved)))
     seconds = time.perf_counter() - start - sum(loads)
+    np.save(f'{out}.npy', in_order(saved))
   Path(f'{out}.json').write_text(
       json.dumps({
           'texts_per_second': len(records) / seconds,

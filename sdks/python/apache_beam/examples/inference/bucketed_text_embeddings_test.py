@@ -101,6 +101,18 @@ class BucketedTextEmbeddingsTest(unittest.TestCase):
                       for i in range(len(_TEXTS))}, {row['id']
                                                      for row in rows})
 
+  def test_texts_are_cut(self):
+    for onnx_inputs in (('input_ids', ), ('input_ids', 'token_type_ids')):
+      tokenize = bucketed_text_embeddings.Tokenize(
+          bucketed_text_embeddings.default_model(), onnx_inputs, max_tokens=9)
+      for text, length in ((' '.join(_TEXTS) * 9, 9), ('', 2)):
+        _, tokens = tokenize({'text': text})
+        self.assertEqual({
+            name: len(value)
+            for name, value in tokens.items()
+        },
+                         dict.fromkeys(onnx_inputs, length))
+
   def test_line_that_holds_no_text(self):
     for line in ('{"id": 1}', '{"text": 3}', '[1]', 'no JSON'):
       with self.subTest(line=line):

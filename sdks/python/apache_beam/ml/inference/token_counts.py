@@ -60,6 +60,9 @@ _LOADING = (
 # The organization that sentence-transformers completes short names with.
 _ORGANIZATION = 'sentence-transformers'
 
+# Texts by which a tokenizer and its Rust code are held against each other.
+_PROBES = ('', 'Two words,\n\tand 10% more: naïve 中文 🙂', '<s>[CLS]</s> <pad>')
+
 _lock = threading.Lock()
 
 
@@ -101,17 +104,18 @@ class TokenCount:
     self._added = added
 
   def __call__(self, example) -> int:
-    tokenizer, longest = self._load()
-    return self._added + _count(example, tokenizer, longest)
+    counter, longest = self._load()
+    return self._added + _count(example, counter, longest)
 
   def _load(self):
-    """The tokenizer, and how many tokens of a text the model sees at most."""
-    tokenizer = self._tokenizer
-    if isinstance(tokenizer, str):
-      tokenizer = _once(_load_tokenizer, tokenizer, **self._loading)
+    """What counts tokens, and how many of a text the model sees at most."""
+    if isinstance(self._tokenizer, str):
+      counter = _once(_load_counter, self._tokenizer, **self._loading)
+    else:
+      counter = _Counter(self._tokenizer)
     if not self._truncates:
-      return tokenizer, None
-    return tokenizer, self._longest or tokenizer.model_max_length
+      return counter, None
+    return counter, self._longest or counter.tokenizer.model_max_length
 
 
 class EncoderTokenCount(TokenCount):
@@ -127,8 +131,8 @@ class EncoderTokenCount(TokenCount):
     longest: more tokens are cut off; None for what the model says.
   """
   def _load(self):
-    tokenizer, longest = _once(_load_encoder, self._tokenizer, **self._loading)
-    return tokenizer, self._longest or longest
+    counter, longest = _once(_load_encoder, self._tokenizer, **self._loading)
+    return counter, self._longest or longest
 
 
 def of_pipeline(
@@ -174,19 +178,46 @@ def of_sentence_transformer(
       longest=max_seq_length)
 
 
-def _count(example, tokenizer, longest):
+class _Counter:
+  """Counts the tokens of texts.
+
+  Attributes:
+    tokenizer: the one of transformers.
+  """
+  def __init__(self, tokenizer):
+    self.tokenizer = tokenizer
+
+  def __call__(self, text: str) -> int:
+    return len(self.tokenizer(text, verbose=False)['input_ids'])
+
+
+class _RustCounter(_Counter):
+  """Counts without the Python around a tokenizer, which takes as long again.
+
+  Measured: 0.29 ms for a text of 186 tokens, 0.55 with it. Nobody else may use
+  the tokenizer, as each call of it sets how the Rust code cuts and pads.
+  """
+  def __init__(self, tokenizer):
+    super().__init__(tokenizer)
+    self._encode = tokenizer.backend_tokenizer.encode_batch_fast
+
+  def __call__(self, text: str) -> int:
+    return len(self._encode([text])[0])
+
+
+def _count(example, counter, longest):
   if example is None:
     return 0
   if isinstance(example, str):
-    count = len(tokenizer(example, verbose=False)['input_ids'])
+    count = counter(example)
     return count if longest is None else min(count, longest)
   if isinstance(example, Mapping):
-    return sum(_count(text, tokenizer, longest) for text in example.values())
+    return sum(_count(text, counter, longest) for text in example.values())
   if example and all(isinstance(message, Mapping) for message in example):
-    text = tokenizer.apply_chat_template(
+    text = counter.tokenizer.apply_chat_template(
         example, tokenize=False, add_generation_prompt=True)
-    return _count(text, tokenizer, longest)
-  return sum(_count(text, tokenizer, longest) for text in example)
+    return _count(text, counter, longest)
+  return sum(_count(text, counter, longest) for text in example)
 
 
 def _once(load: Callable, name: str, **loading):
@@ -200,13 +231,20 @@ def _load_once(load, name, **loading):
   return load(name, **loading)
 
 
-def _load_tokenizer(name: str, **loading):
+def _load_counter(name: str, **loading) -> _Counter:
   # Imported here because transformers takes seconds.
   from transformers import AutoTokenizer
   tokenizer = AutoTokenizer.from_pretrained(name, **loading)
+  counter = _Counter(tokenizer)
   # The first call sets padding and truncation, which no other thread may see.
-  tokenizer('')
-  return tokenizer
+  counter('')
+  try:
+    in_rust = _RustCounter(tokenizer)
+    # A class that does more than its Rust code shows by another count.
+    alike = all(in_rust(text) == counter(text) for text in _PROBES)
+  except Exception:  # pylint: disable=broad-except
+    return counter
+  return in_rust if alike else counter
 
 
 def _load_encoder(name: str, **loading):
@@ -219,23 +257,23 @@ def _load_encoder(name: str, **loading):
 
 
 def _load_encoder_of(name, **loading):
-  """The tokenizer, and how many tokens the model sees."""
+  """What counts tokens, and how many the model sees."""
   from transformers import AutoConfig
   modules = _json(name, 'modules.json', **loading) or [{}]
   folder = modules[0].get('path', '')
-  tokenizer = _load_tokenizer(name, subfolder=folder, **loading)
+  counter = _load_counter(name, subfolder=folder, **loading)
   settings = _json(name, 'sentence_bert_config.json', folder, **loading) or {}
   longest = settings.get('max_seq_length')
   if not longest:
-    longest = tokenizer.model_max_length
+    longest = counter.tokenizer.model_max_length
     loading.pop('use_fast', None)
     try:
       config = AutoConfig.from_pretrained(name, subfolder=folder, **loading)
     except (OSError, ValueError):
-      return tokenizer, longest  # There is a tokenizer only.
+      return counter, longest  # There is a tokenizer only.
     longest = min(
         longest, getattr(config, 'max_position_embeddings', None) or longest)
-  return tokenizer, longest
+  return counter, longest
 
 
 def _json(name, filename, subfolder='', use_fast=True, **loading):

@@ -20,6 +20,10 @@ import os
 import pickle
 import tempfile
 import unittest
+from unittest import mock
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 import apache_beam as beam
 from apache_beam.ml.inference import base
@@ -39,6 +43,7 @@ try:
   from transformers import GPT2Config
   from transformers import PreTrainedTokenizerFast
 
+  from apache_beam.ml.inference import token_counts
   from apache_beam.ml.inference.huggingface_inference import HuggingFacePipelineModelHandler
   from apache_beam.ml.inference.huggingface_inference import PipelineTask
   from apache_beam.ml.inference.token_counts import EncoderTokenCount
@@ -185,6 +190,22 @@ class TokenCountTest(unittest.TestCase):
     count = pickle.loads(pickle.dumps(TokenCount(self.path('classes'))))
     self.assertEqual(count(_text(3)), 3)
     self.assertEqual(TokenCount(self.path('classes'))(_text(4)), 4)
+
+  @given(st.text() | st.lists(st.sampled_from(['word', 'user', '[PAD]', '!'])))
+  def test_the_rust_code_counts_the_same(self, text):
+    text = text if isinstance(text, str) else ' '.join(text)
+    counter = token_counts._load_counter(self.path('classes'))
+    self.assertIsInstance(counter, token_counts._RustCounter)
+    self.assertEqual(counter(text), len(_tokenizer()(text)['input_ids']))
+
+  def test_a_tokenizer_that_does_more_than_its_rust_code(self):
+    for name, behaviour in (
+        ('Python alone', {'side_effect': AttributeError}),
+        ('another count', {'return_value': mock.Mock(return_value=99)})):
+      with self.subTest(name), mock.patch.object(
+          token_counts, '_RustCounter', **behaviour):
+        counter = token_counts._load_counter(self.path('classes'))
+        self.assertEqual(counter(_text(3)), 3)
 
   def test_what_is_generated_is_added(self):
     for handler, args in (
