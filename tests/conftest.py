@@ -78,6 +78,7 @@ words to fill this paragraph with.
 
 Addresses: https://github.com/apache/beam/issues/1
 Upstream-Status: Not submitted, 2026-11-23
+Track: smart_bucketing
 """
 PIN = """[upstream]
 package = "apache-beam"
@@ -106,9 +107,10 @@ class Checkout:
     self.layout = Layout(root)
     self.beam = self.layout.beam
     self.source = self.beam / 'sdks' / 'python'
-    for folder in (self.layout.patches, self.layout.sdks):
+    self.track = self.layout.patches / 'smart_bucketing'
+    for folder in (self.track, self.layout.sdks):
       folder.mkdir(parents=True, exist_ok=True)
-    (self.layout.patches / 'series').touch()
+    (self.track / 'series').touch()
     if not self.layout.pin.exists():
       self.pin(sdist(RELEASE))
 

@@ -82,6 +82,8 @@ def test_readme_shows_the_series_as_it_is():
         'memory.py',
         'memory_limit.py',
         'offline_bound.py',
+        'arguments.py',
+        'user_functions.py',
         'validation.py',
         'work_conserving.py',
     ])

@@ -141,7 +141,8 @@ def test_apply_again_changes_nothing(series):
 
 
 def test_apply_takes_what_was_pulled(series):
-  for name in ('patches/Change-new.patch', 'sdks/python/apache_beam/new.py'):
+  for name in ('patches/smart_bucketing/Change-new.patch',
+               'sdks/python/apache_beam/new.py'):
     path = series.layout.root / name
     path.write_text(path.read_text().replace('b = 22', 'b = 222'))
   assert series.run('apply') == 0
@@ -222,7 +223,7 @@ def test_commits_on_a_part_can_be_kept_as_the_message_says(series):
     elif line.startswith('  python -m tools.series '):
       assert series.run(*line.split()[3:]) == 0
   assert series.run('export') == 0
-  assert 'patches/Add-third.patch' in series.files()
+  assert 'patches/smart_bucketing/Add-third.patch' in series.files()
   assert len(series.trees()) == 5
 
 

@@ -26,7 +26,7 @@ from tools.series import pull_request
 
 def patch(checkout, name: str, old: str, new: str) -> None:
   """Edits a file of patches/ by hand."""
-  path = checkout.layout.patches / name
+  path = checkout.track / name
   text = path.read_bytes().decode()
   assert old in text
   path.write_bytes(text.replace(old, new, 1).encode())
@@ -64,7 +64,7 @@ def test_a_hunk_that_needs_fuzz(series):
 @pytest.mark.parametrize('name', ['Addresses', 'Upstream-Status'])
 @pytest.mark.parametrize('value', [None, ''])
 def test_a_missing_trailer(series, name, value):
-  path = series.layout.patches / 'Add-new.patch'
+  path = series.track / 'Add-new.patch'
   text = path.read_text()
   new = '' if value is None else f'{name}: {value}\n'
   path.write_text(re.sub(rf'^{name}: .*\n', new, text, flags=re.MULTILINE))
@@ -85,7 +85,7 @@ def test_a_subject_that_is_too_long(series):
 
 
 def test_trailers_are_no_text(series):
-  path = series.layout.patches / 'Add-new.patch'
+  path = series.track / 'Add-new.patch'
   text = re.sub(r'\nWhat(.|\n)*with\.\n', '', path.read_text())
   text = text.replace('Adds: ', 'See-Also: one two three four\n' * 9 + 'Adds: ')
   path.write_text(text)
@@ -169,20 +169,20 @@ def test_an_added_file_without_its_later_hunk(series):
         ('Add-new Add-new Change-new Hook-into-util', 'Add-new'),
     ])
 def test_series_and_folder_disagree(series, listed, odd):
-  (series.layout.patches / 'series').write_text(
+  (series.track / 'series').write_text(
       ''.join(f'{name}.patch\n' for name in listed.split()))
   (line, ) = problems(series)
-  assert 'patches/series must name each file' in line
+  assert 'patches/smart_bucketing/series must name each file' in line
   assert f'; see to: {odd}.patch' in line
 
 
 def test_no_series_file(series):
-  (series.layout.patches / 'series').unlink()
+  (series.track / 'series').unlink()
   assert 'does not exist' in problems(series)[0]
 
 
 def test_a_patch_that_is_no_mail(series):
-  (series.layout.patches / 'Add-new.patch').write_text('nonsense\n')
+  (series.track / 'Add-new.patch').write_text('nonsense\n')
   assert 'Add-new.patch is no mail' in problems(series)[0]
 
 
@@ -209,13 +209,17 @@ def test_status_is_a_table(series, capsys):
   assert series.run('export') == 0
   capsys.readouterr()
   assert series.run('status') == 0
+  title, _, *lines = capsys.readouterr().out.splitlines()
   rows = [[cell.strip() for cell in line.strip('|').split('|')]
-          for line in capsys.readouterr().out.splitlines()]
+          for line in lines]
+  assert title == (
+      '**Smart bucketing** (`patches/smart_bucketing`): 20 lines without tests, '
+      '2 tests')
   state = 'Not submitted, 2026-11-23'
-  assert rows[0] == ['#', 'Pull request', 'Upstream', 'Added', 'Tests', 'State']
+  assert rows[0] == ['#', 'Pull request', 'Upstream', 'Code', 'Tests', 'State']
   assert rows[2:] == [
       ['1', 'Add new', '0', '11', '0', state],
-      ['2', 'Change new', '2', '2', '0', state],
-      ['3', 'Hook into util', '3', '0', '0', state],
-      ['4', 'Prüfe alles', '0', '7', '2', state],
+      ['2', 'Change new', '2', '6', '0', state],
+      ['3', 'Hook into util', '3', '3', '0', state],
+      ['4', 'Prüfe alles', '0', '0', '2', state],
   ]

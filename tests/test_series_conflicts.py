@@ -79,7 +79,7 @@ def test_the_hunk_is_counted_in_its_file(series):
   series.edit(CONFLICT, 'line = 30\n', 'line = 300\n')
   series.git('commit', '-q', '--all', '--amend', '--no-edit')
   assert series.run('export') == 0
-  path = series.layout.patches / 'Hook-into-util.patch'
+  path = series.track / 'Hook-into-util.patch'
   path.write_bytes(
       path.read_bytes().replace(b'\n-line = 30\n', b'\n-line = 3\n'))
   said = series.refused('apply')

@@ -37,7 +37,7 @@ def rebase(checkout, *commits):
 
 
 def test_a_mail_holds_the_text_and_the_owned_files_by_name_only(series):
-  mail = series.files()['patches/Change-new.patch'].decode()
+  mail = series.files()['patches/smart_bucketing/Change-new.patch'].decode()
   assert mail.count('\nAdds: sdks/') == 1
   assert '\nAdds: sdks/python/apache_beam/other.py\n\ndiff --git' in mail
   assert '-b = 1\n+b = 22\n' in mail and 'd = 4' not in mail
@@ -47,15 +47,15 @@ def test_a_mail_holds_the_text_and_the_owned_files_by_name_only(series):
 def test_the_files_of_the_series_hold_their_final_text(series):
   files = series.files()
   assert sorted(files) == [
-      'patches/Add-new.patch',
-      'patches/Change-new.patch',
-      'patches/Hook-into-util.patch',
-      'patches/series',
+      'patches/smart_bucketing/Add-new.patch',
+      'patches/smart_bucketing/Change-new.patch',
+      'patches/smart_bucketing/Hook-into-util.patch',
+      'patches/smart_bucketing/series',
       NEW,
       'sdks/python/apache_beam/other.py'
   ]
   assert files[NEW] == (series.source / 'apache_beam/new.py').read_bytes()
-  assert files['patches/series'].decode().split() == [
+  assert files['patches/smart_bucketing/series'].decode().split() == [
       'Add-new.patch', 'Change-new.patch', 'Hook-into-util.patch'
   ]
 
@@ -78,7 +78,7 @@ def test_unchanged_files_keep_their_time(series):
 
 
 def test_a_fixup_changes_the_pull_request_it_is_for(series):
-  other = series.files()['patches/Hook-into-util.patch']
+  other = series.files()['patches/smart_bucketing/Hook-into-util.patch']
   series.edit('apache_beam/new.py', 'j = 1', 'j = 2')
   series.git('commit', '-q', '--all', '--fixup', 'HEAD~2')
   rebase(series)
@@ -86,8 +86,8 @@ def test_a_fixup_changes_the_pull_request_it_is_for(series):
   assert series.run('check') == 0
   files = series.files()
   assert b'j = 2' in files[NEW]
-  assert b'j = ' not in files['patches/Change-new.patch']
-  assert files['patches/Hook-into-util.patch'] == other
+  assert b'j = ' not in files['patches/smart_bucketing/Change-new.patch']
+  assert files['patches/smart_bucketing/Hook-into-util.patch'] == other
   assert series.git('rev-parse',
                     state.EXPORTED) == series.git('rev-parse', 'HEAD')
 
@@ -97,7 +97,7 @@ def test_pull_requests_can_be_reordered(series):
   first, *rest, last = series.git('rev-list', '--reverse', 'HEAD').split()
   rebase(series, first, last, *rest)
   assert series.run('export') == 0
-  assert series.files()['patches/series'].decode().split() == [
+  assert series.files()['patches/smart_bucketing/series'].decode().split() == [
       'Hook-into-util.patch', 'Add-new.patch', 'Change-new.patch'
   ]
   assert series.run('check') == 0
@@ -121,8 +121,8 @@ def test_a_new_text_is_a_new_name(series):
   text = conftest.TEXT.format(subject='Hook deeper into util')
   series.commit_text(text, '--amend')
   assert series.run('export') == 0
-  assert 'patches/Hook-deeper-into-util.patch' in series.files()
-  assert 'patches/Hook-into-util.patch' not in series.files()
+  assert 'patches/smart_bucketing/Hook-deeper-into-util.patch' in series.files()
+  assert 'patches/smart_bucketing/Hook-into-util.patch' not in series.files()
 
 
 def test_another_pull_request_may_add_a_file_after_a_rebase(series):
@@ -130,7 +130,7 @@ def test_another_pull_request_may_add_a_file_after_a_rebase(series):
   series.commit('One for all')
   assert series.run('export') == 0
   assert series.run('check') == 0
-  mail = series.files()['patches/One-for-all.patch'].decode()
+  mail = series.files()['patches/smart_bucketing/One-for-all.patch'].decode()
   assert mail.count('\nAdds: ') == 2
 
 
@@ -139,12 +139,12 @@ def edit_an_added_file(root):
 
 
 def edit_a_patch(root):
-  path = root / 'patches' / 'Add-new.patch'
+  path = root / 'patches' / 'smart_bucketing' / 'Add-new.patch'
   path.write_text(path.read_text().replace('What', 'All that'))
 
 
 def edit_the_order(root):
-  path = root / 'patches' / 'series'
+  path = root / 'patches' / 'smart_bucketing' / 'series'
   path.write_text(''.join(reversed(path.read_text().splitlines(True))))
 
 
@@ -157,8 +157,9 @@ def add_a_file(root):
 
 
 def add_a_patch(root):
-  path = root / 'patches' / 'Add-new.patch'
-  (root / 'patches' / 'Mine.patch').write_text(path.read_text())
+  path = root / 'patches' / 'smart_bucketing' / 'Add-new.patch'
+  (root / 'patches' / 'smart_bucketing' / 'Mine.patch').write_text(
+      path.read_text())
 
 
 @pytest.mark.parametrize('commits', [False, True])
@@ -166,11 +167,11 @@ def add_a_patch(root):
     'edit, name',
     [
         (edit_an_added_file, NEW),
-        (edit_a_patch, 'patches/Add-new.patch'),
-        (edit_the_order, 'patches/series'),
+        (edit_a_patch, 'patches/smart_bucketing/Add-new.patch'),
+        (edit_the_order, 'patches/smart_bucketing/series'),
         (remove_an_added_file, NEW),
         (add_a_file, 'sdks/mine.py'),
-        (add_a_patch, 'patches/Mine.patch'),
+        (add_a_patch, 'patches/smart_bucketing/Mine.patch'),
     ])
 def test_edits_by_hand_are_never_overwritten(series, edit, name, commits):
   if commits:

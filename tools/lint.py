@@ -126,7 +126,7 @@ def licence_problems(layout: Layout) -> list[str]:
     path = layout.root / name
     exempt = (
         name in _NO_LICENCE or path.suffix in _NO_LICENCE_SUFFIXES or
-        name == 'patches/series' or not path.is_file())
+        path.name == 'series' or not path.is_file())
     if not exempt and check.LICENCE not in path.read_text(
         encoding='utf-8')[:800]:
       found.append(f'{name}: lacks the ASF licence header.')

@@ -17,6 +17,8 @@
 
 """Tests every prefix of the series: each PR must stand on those before it.
 
+A repair must also stand on the release and the repairs alone that it names.
+
 For each commit of build/beam: its modules import, and these tests of the series
 pass: its own, and those beside its files that import what it touches. A tree
 that was green once is not run again, whichever clone ran it.
@@ -37,6 +39,7 @@ from tools.layout import Layout
 from tools.layout import ToolError
 from tools.layout import here
 from tools.series import git
+from tools.series import pull_request
 from tools.series import tree
 
 # Some of Beam's own modules need clients of services that are not installed.
@@ -59,9 +62,8 @@ def run(layout: Layout, again: bool) -> int:
                     f'{base}..HEAD').splitlines()
   work = build.checkout(layout, 'prefix', base).parents[1]
   failed = 0
-  for number, commit in enumerate(commits, 1):
+  for number, commit, title in _all(layout, work, commits):
     green = _green_stamp(layout, commit)
-    title = git.out(layout.beam, 'log', '-1', '--format=%s', commit)
     start = time.monotonic()
     if green.exists() and not again:
       state = 'green before'
@@ -78,6 +80,20 @@ def run(layout: Layout, again: bool) -> int:
         flush=True)
   git.run(layout.beam, 'worktree', 'remove', '--force', work)
   return failed
+
+
+def _all(layout: Layout, work: Path, commits: list[str]):
+  """Yields (number, commit, title) of the prefixes, and of repairs alone."""
+  for number, commit in enumerate(commits, 1):
+    title, track = git.out(
+        layout.beam,
+        'log',
+        '-1',
+        '--format=%s%n%(trailers:key=Track,valueonly,separator=)',
+        commit).split('\n')
+    yield number, commit, title
+    if number > 1 and track == pull_request.REPAIRS:
+      yield number, tree.alone(work, commit), f'{title}, alone'
 
 
 def _green_stamp(layout: Layout, commit: str) -> Path:

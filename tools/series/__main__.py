@@ -26,6 +26,7 @@ from tools.layout import ToolError
 from tools.layout import here
 from tools.series import check
 from tools.series import export
+from tools.series import pull_request
 from tools.series import report
 from tools.series import tree
 from tools.series import upstream
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None, layout: Layout | None = None) -> int:
         'apply': lambda: tree.apply(layout, args.to, args.resume),
         'export': lambda: _export(layout),
         'status': lambda: report.table(layout),
-        'mbox': lambda: report.mbox(layout, args.out),
+        'mbox': lambda: report.mbox(layout, args.out, args.track),
     }[args.command]())
   except ToolError as e:
     print(f'series {args.command}: {e}', file=sys.stderr)
@@ -85,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
   commands.add_parser('status', help='print the table of pull requests')
   mbox = commands.add_parser('mbox', help='write mails for git am')
   mbox.add_argument('--out', type=Path, required=True, help='a new folder')
+  mbox.add_argument(
+      '--track', choices=pull_request.TRACKS, help='only this one')
   return parser
 
 

@@ -30,6 +30,8 @@ from tools.series import tree
 from tools.series.pull_request import PullRequest
 
 MAX_UPSTREAM_LINES = 60
+# Of a repair, without its tests.
+MAX_REPAIR_LINES = 150
 MIN_TEXT_WORDS = 30
 TRAILERS = ('Addresses', 'Upstream-Status')
 # What the licence header of every file begins with.
@@ -44,8 +46,9 @@ def problems(layout: Layout) -> list[str]:
     owner = pull_request.owners(series)
     for pr in series:
       found += _mail_problems(pr, owner)
+      found += _size_problems(layout, pr)
     found += _folder_problems(layout, owner)
-    found += _round_trip_problems(layout)
+    found += _applied_problems(layout, series)
   except ToolError as e:
     found.append(str(e))
   return found
@@ -74,6 +77,27 @@ def _mail_problems(pr: PullRequest, owner: dict[str, PullRequest]):
         f'{MAX_UPSTREAM_LINES}: move the logic to a file of its own.')
 
 
+def is_test(path: str) -> bool:
+  return path.endswith(('_test.py', '_for_tests.py'))
+
+
+def code_lines(layout: Layout, pr: PullRequest) -> int:
+  """Lines that a pull request changes or adds, without its tests."""
+  return sum(
+      pull_request.changed_lines(diff)
+      for path, diff in pr.file_diffs.items() if not is_test(path)) + sum(
+          pull_request.added_text(layout, path, pr).count('\n')
+          for path in pr.adds if not is_test(path))
+
+
+def _size_problems(layout: Layout, pr: PullRequest):
+  lines = code_lines(layout, pr)
+  if pr.track == pull_request.REPAIRS and lines > MAX_REPAIR_LINES:
+    yield (
+        f'{pr.name}: a repair has at most {MAX_REPAIR_LINES} lines without its '
+        f'tests, this one {lines}.')
+
+
 def _folder_problems(layout: Layout, owner: dict[str, PullRequest]):
   for path in sorted(layout.sdks.rglob('*')):
     name = path.relative_to(layout.root).as_posix()
@@ -85,16 +109,36 @@ def _folder_problems(layout: Layout, owner: dict[str, PullRequest]):
       yield f'{name}: lacks the ASF licence header.'
 
 
-def _round_trip_problems(layout: Layout):
-  """Applies the series elsewhere and compares what it would export.
-
-  git accepts a hunk at an offset, but exports it at its place: so a byte of
-  difference also stands for an offset.
-  """
+def _applied_problems(layout: Layout, series: list[PullRequest]):
+  """Applies the series, and each repair alone, elsewhere."""
   with tempfile.TemporaryDirectory() as tmp:
     elsewhere = Layout(layout.root, beam=Path(tmp) / 'beam')
     head = tree.commit_series(elsewhere)
     files = export.exported_files(elsewhere.beam, head)
+    yield from _round_trip_problems(layout, files)
+    yield from _repair_problems(elsewhere.beam, head, series)
+
+
+def _repair_problems(beam: Path, head: str, series: list[PullRequest]):
+  """Applies each repair to the release, with what it needs."""
+  base = tree.base(beam, head)
+  work = beam.with_name('alone')
+  git.run(beam, 'worktree', 'add', '-q', '--detach', work, base)
+  commits = git.out(beam, 'rev-list', '--reverse', f'{base}..{head}').split()
+  for pr, commit in zip(series, commits):
+    if pr.track == pull_request.REPAIRS:
+      try:
+        tree.alone(work, commit)
+      except ToolError as e:
+        yield str(e)
+
+
+def _round_trip_problems(layout: Layout, files: dict[str, bytes]):
+  """Compares the files with what the applied series would export.
+
+  git accepts a hunk at an offset, but exports it at its place: so a byte of
+  difference also stands for an offset.
+  """
   for name, text in files.items():
     path = layout.root / name
     if not path.is_file() or path.read_bytes() != text:

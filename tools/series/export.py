@@ -71,7 +71,8 @@ def export(layout: Layout) -> str:
 def exported_files(beam: Path, head: str = 'HEAD') -> dict[str, bytes]:
   """The text of every file of patches/ and sdks/, by its path in the root."""
   files: dict[str, bytes] = {}
-  names: list[str] = []
+  names: dict[str, list[str]] = {}
+  order = list(pull_request.TRACKS)
   added: list[str] = []
   commits = git.out(
       beam,
@@ -87,16 +88,36 @@ def exported_files(beam: Path, head: str = 'HEAD') -> dict[str, bytes]:
     added += adds
     mail = git.run(beam, *_FORMAT, '--diff-filter=a', '-1', commit).stdout
     name = git.out(beam, 'log', '-1', '--format=%f', commit) + '.patch'
-    if name in names:
+    if any(name in some for some in names.values()):
       raise ToolError(f'Two commits of build/beam have the subject of {name}.')
-    names.append(name)
-    files[f'patches/{name}'] = pull_request.with_adds(mail,
-                                                      adds).encode(*git.BYTES)
-  files['patches/series'] = ''.join(f'{name}\n' for name in names).encode()
+    track = _track(beam, commit, order)
+    names.setdefault(track, []).append(name)
+    mail = pull_request.with_adds(mail, adds)
+    files[f'patches/{track}/{name}'] = mail.encode(*git.BYTES)
+  for track, some in names.items():
+    files[f'patches/{track}/series'] = ''.join(f'{name}\n'
+                                               for name in some).encode()
   for path in added:
     files[path] = git.run(beam, 'show',
                           f'{head}:{path}').stdout.encode(*git.BYTES)
   return files
+
+
+def _track(beam: Path, commit: str, order: list[str]) -> str:
+  """The track of a commit.
+
+  Args:
+    order: the tracks that may come now; those before it are removed.
+  """
+  track = git.out(
+      beam, 'log', '-1', '--format=%(trailers:key=Track,valueonly)', commit)
+  if track not in order:
+    this = git.out(beam, 'log', '-1', '--format=%h (%s)', commit)
+    raise ToolError(
+        f'{this} has the trailer `Track: {track}`; expected one of '
+        f'{", ".join(order)}, in this order from the first commit on.')
+  del order[:order.index(track)]
+  return track
 
 
 def _added(beam: Path, commit: str) -> list[str]:
@@ -149,8 +170,7 @@ def _refuse_edited(
     last = exported_files(layout.beam, state.EXPORTED)
   here = {
       path.relative_to(layout.root).as_posix(): path.read_bytes()
-      for folder in (layout.patches, layout.sdks)
-      for path in folder.rglob('*')
+      for path in [*pull_request.files(layout), *layout.sdks.rglob('*')]
       if path.is_file() and '__pycache__' not in path.parts
   }
   ours = _written(layout)
@@ -196,9 +216,9 @@ def _prove(layout: Layout, files: dict[str, bytes]) -> None:
 
 def _written(layout: Layout) -> list[str]:
   """The files that the mails in patches/ stand for."""
-  mails = sorted(layout.patches.glob('*.patch'))
+  series = pull_request.files(layout)
+  mails = [path for path in series if path.suffix == '.patch']
   owned = [path for mail in mails for path in pull_request.read(mail).adds]
-  series = [layout.patches / 'series', *mails]
   # The mails come last: they say what is ours should this be interrupted.
   return owned + [path.relative_to(layout.root).as_posix() for path in series]
 

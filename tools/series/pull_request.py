@@ -17,7 +17,8 @@
 
 """The files of the series: one mail per pull request, and the added files.
 
-A mail of `patches/` holds the text of a pull request and its hunks to files
+A folder of `patches/` is a track, with its mails and their order in `series`.
+A mail holds the text of a pull request and its hunks to files
 that exist before it. The files that it adds stand in `sdks/`, in the text
 that the whole series gives them; the trailers `Adds:` name their owner. They
 are written by `export` and are no part of the commit message.
@@ -33,6 +34,10 @@ from tools.layout import ToolError
 from tools.series import git
 
 ADDS = 'Adds: '
+# The folders of patches/, in the order in which they would be sent.
+TRACKS = (
+    'repairs', 'smart_bucketing', 'iterative_inference', 'tools_and_examples')
+REPAIRS = TRACKS[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +45,13 @@ class PullRequest:
   """One mail of the series.
 
   Attributes:
-    name: the file's name in patches/, without its suffix.
+    name: the file's name in patches/TRACK/, without its suffix.
     text: the whole file.
+    track: the folder that it is in.
   """
   name: str
   text: str
+  track: str = ''
 
   @property
   def head(self) -> str:
@@ -94,6 +101,10 @@ class PullRequest:
         stdin=self.head.partition('Subject: ')[2])
     return dict(line.split(': ', 1) for line in lines.splitlines())
 
+  def needs(self) -> list[str]:
+    """The names of the repairs without which a repair does not apply."""
+    return re.findall(r'^Needs: (\S+)$', self.head, re.MULTILINE)
+
   def without_adds(self) -> str:
     return re.sub(rf'^{ADDS}.*\n', '', self.head, flags=re.MULTILINE)
 
@@ -115,31 +126,52 @@ def with_adds(mail: str, adds: list[str]) -> str:
   return message + lines + pr.head[len(message):] + pr.diff
 
 
+def files(layout: Layout) -> list[Path]:
+  """The files of patches/ that `export` writes."""
+  return sorted(
+      [*layout.patches.glob('*/series'), *layout.patches.glob('**/*.patch')])
+
+
 def read_series(layout: Layout) -> list[PullRequest]:
-  """The pull requests in the order of patches/series.
+  """The pull requests, track by track, in the order of each `series`.
 
   Raises:
-    ToolError: if that file and the folder do not name the same mails.
+    ToolError: if a `series` and its folder do not name the same mails, or a
+      mail is in no track.
   """
-  order = layout.patches / 'series'
+  stray = [
+      path.relative_to(layout.root).as_posix() for path in files(layout)
+      if path.parent.parent != layout.patches or path.parent.name not in TRACKS
+  ]
+  if stray:
+    raise ToolError(
+        f'These files are in none of the folders {", ".join(TRACKS)} of '
+        f'patches/: {", ".join(stray)}.')
+  return [pr for track in TRACKS for pr in _read_track(layout.patches / track)]
+
+
+def _read_track(folder: Path) -> list[PullRequest]:
+  order = folder / 'series'
+  present = {path.name for path in folder.glob('*.patch')}
+  if not present and not order.is_file():
+    return []
   if not order.is_file():
     raise ToolError(f'{order} does not exist; it names the patches in order.')
   listed = order.read_text(encoding='utf-8').split()
-  present = {path.name for path in layout.patches.glob('*.patch')}
   if len(set(listed)) != len(listed) or set(listed) != present:
     odd = sorted(set(listed) ^ present) or sorted(
         name for name in listed if listed.count(name) > 1)
     raise ToolError(
-        'patches/series must name each file of patches/ once; see to: '
-        f'{", ".join(odd)}.')
-  return [read(layout.patches / name) for name in listed]
+        f'patches/{folder.name}/series must name each file beside it once; see '
+        f'to: {", ".join(odd)}.')
+  return [read(folder / name) for name in listed]
 
 
 def read(path: Path) -> PullRequest:
   text = path.read_bytes().decode(*git.BYTES)
   if not re.search('^Subject: ', text, re.MULTILINE):
     raise ToolError(f'{path} is no mail: it has no line `Subject:`.')
-  return PullRequest(path.stem, text)
+  return PullRequest(path.stem, text, path.parent.name)
 
 
 def owners(series: list[PullRequest]) -> dict[str, PullRequest]:

@@ -27,6 +27,7 @@ import hashlib
 from tools.layout import Layout
 from tools.layout import ToolError
 from tools.series import git
+from tools.series import pull_request
 
 BRANCH = 'series'
 EXPORTED = 'refs/series/exported'
@@ -82,9 +83,8 @@ def refuse_unfinished(layout: Layout) -> None:
 
 def digest(layout: Layout) -> str:
   """A hash of what the series is made of."""
-  paths = [layout.pin]
-  for folder in (layout.patches, layout.sdks):
-    paths += sorted(p for p in folder.rglob('*') if p.is_file())
+  paths = [layout.pin, *pull_request.files(layout)]
+  paths += sorted(p for p in layout.sdks.rglob('*') if p.is_file())
   made = hashlib.sha256()
   for path in paths:
     if '__pycache__' not in path.parts:

@@ -36,7 +36,13 @@ from tools.series.pull_request import PullRequest
 from tools.series.state import UnsavedWork
 
 __all__ = [
-    'UnsavedWork', 'apply', 'base', 'commit_series', 'finish', 'python_files'
+    'UnsavedWork',
+    'alone',
+    'apply',
+    'base',
+    'commit_series',
+    'finish',
+    'python_files'
 ]
 
 # The head that a reset is to bring; the next run finishes an interrupted one.
@@ -114,6 +120,41 @@ def python_files(beam: Path, kind: str, pattern: str = '*.py') -> list[str]:
       base(beam),
       '--',
       pattern).splitlines()
+
+
+def alone(work: Path, commit: str) -> str:
+  """A repair on the release and the repairs alone that it says to need.
+
+  Args:
+    work: a clean worktree, which is left at the commit that is made.
+    commit: the repair, as a commit of the series.
+
+  Raises:
+    ToolError: if it does not apply there, or a trailer `Needs:` names no commit
+      before it.
+  """
+  title = git.out(work, 'log', '-1', '--format=%s', commit)
+  pristine = base(work, commit)
+  before = dict(
+      line.split()[::-1] for line in git.out(
+          work, 'log', '--format=%H %f', f'{pristine}..{commit}^').splitlines())
+  names = git.out(
+      work, 'log', '-1', '--format=%(trailers:key=Needs,valueonly)',
+      commit).split()
+  unknown = [name for name in names if name not in before]
+  if unknown:
+    raise ToolError(f'{title}: needs {unknown[0]}, which is not before it.')
+  git.run(work, 'checkout', '-q', '--detach', pristine)
+  for picked in [*(before[name] for name in names), commit]:
+    done = git.run(work, 'cherry-pick', picked, check=False)
+    if done.returncode:
+      files = git.out(work, 'diff', '--name-only', '--diff-filter=U')
+      git.run(work, 'cherry-pick', '--abort')
+      raise ToolError(
+          f'{title}: does not apply to the release alone, see to '
+          f'{", ".join(files.split())}. Name the repairs that it needs in '
+          'trailers `Needs:`, each by the name of its patch.')
+  return git.out(work, 'rev-parse', 'HEAD')
 
 
 def commit_series(layout: Layout, count: int | None = None) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 
 from apache_beam.ml.inference import keyed_batching
 from apache_beam.transforms.batching.options import BatchingOptions
-from apache_beam.transforms.batching.validation import brief
+from apache_beam.transforms.batching.user_functions import brief
 
 __all__ = [
     'Tolerant',

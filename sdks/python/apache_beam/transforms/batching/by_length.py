@@ -27,7 +27,7 @@ from apache_beam import coders
 from apache_beam.transforms.batching import groups
 from apache_beam.transforms.batching import opt_in
 from apache_beam.transforms.batching import stateful
-from apache_beam.transforms.batching import validation
+from apache_beam.transforms.batching import user_functions
 from apache_beam.transforms.batching import waiter
 from apache_beam.transforms.batching.in_bundle import LengthBatchingDoFn
 from apache_beam.transforms.batching.options import BatchingOptions
@@ -115,9 +115,9 @@ def length_batching_do_fn(
   """The DoFn that groups by length; its errors name the owner."""
   owner, size_fn = caller.owner, transform._element_size_fn
   opt_in.check_picklable(owner, 'element_size_fn', size_fn)
-  length_fn = validation.checked(
+  length_fn = user_functions.checked(
       transform._length_fn, 'length_fn', owner, is_length=True)
-  size_fn = validation.checked(size_fn, 'element_size_fn', owner)
+  size_fn = user_functions.checked(size_fn, 'element_size_fn', owner)
   sums = [(size_fn, transform._max_batch_size)]
   if transform._max_batch_weight is not None:
     sums = [(None, transform._max_batch_size),

@@ -38,7 +38,7 @@ from apache_beam.transforms.batching.memory_limit import reported
 from apache_beam.transforms.batching.metrics import BatchingMetrics
 from apache_beam.transforms.batching.opt_in import default_options
 from apache_beam.transforms.batching.options import BatchingOptions
-from apache_beam.transforms.batching.validation import brief
+from apache_beam.transforms.batching.user_functions import brief
 from apache_beam.transforms.batching.validation import one
 from apache_beam.transforms.core import DoFn
 from apache_beam.utils import windowed_value

@@ -31,7 +31,6 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.transforms.batching import state_coders
 from apache_beam.transforms.batching.options import BatchingOptions
-from apache_beam.transforms.batching.validation import edit_distance
 from apache_beam.version import __version__ as beam_version
 
 __all__ = [
@@ -97,13 +96,24 @@ def _warn_of_slips(experiments, owner):
     name = experiment.partition('=')[0].strip()
     alike = name.lower().replace('-', '_')
     for ours in _EXPERIMENTS:
-      if name != ours and edit_distance(alike, ours) <= _MOST_SLIPS:
+      if name != ours and _edit_distance(alike, ours) <= _MOST_SLIPS:
         _LOGGER.warning(
             '%s: --experiments=%s is not known and has no effect. Did you mean '
             '--experiments=%s?',
             owner,
             name,
             ours)
+
+
+def _edit_distance(one_word: str, other: str) -> int:
+  """How many letters are added, left out or replaced (Levenshtein 1966)."""
+  row = list(range(len(other) + 1))
+  for i, letter in enumerate(one_word, 1):
+    diagonal, row[0] = row[0], i
+    for j, match in enumerate(other, 1):
+      diagonal, row[j] = row[j], min(
+          row[j] + 1, row[j - 1] + 1, diagonal + (letter != match))
+  return row[-1]
 
 
 def check_options(

@@ -17,9 +17,13 @@
 
 import unittest
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 import apache_beam as beam
 from apache_beam.ml.inference import base
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.batching.opt_in import _edit_distance
 from apache_beam.transforms.batching.opt_in import is_enabled
 from apache_beam.transforms.batching.options import BatchingOptions
 
@@ -140,6 +144,21 @@ class RefusedTest(unittest.TestCase):
       with self.assertRaisesRegex(
           TypeError, 'RunInference: batching_options=.* must be a Batching'):
         base.RunInference(_KnowsLengths(), batching_options=options)
+
+
+class EditDistanceTest(unittest.TestCase):
+  def test_letters_that_differ(self):
+    for word, distance in (('smart_bucketing', 0), ('smart_buckting', 1),
+                           ('smart_bucketting', 1), ('smrt_bucketin', 2),
+                           ('smart_bukceting', 2), ('', 15)):
+      self.assertEqual(distance, _edit_distance(word, 'smart_bucketing'), word)
+
+  @given(st.text(max_size=8), st.text(max_size=8))
+  def test_is_a_distance(self, one_word, other):
+    distance = _edit_distance(one_word, other)
+    self.assertEqual(distance, _edit_distance(other, one_word))
+    self.assertEqual(one_word == other, distance == 0)
+    self.assertLessEqual(distance, max(len(one_word), len(other)))
 
 
 if __name__ == '__main__':

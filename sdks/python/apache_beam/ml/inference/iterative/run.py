@@ -38,7 +38,7 @@ from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.transforms.batching.validation import check_known_arguments
+from apache_beam.transforms.batching.arguments import check_known_arguments
 from apache_beam.typehints import typehints
 
 __all__ = ['EXPERIMENT', 'expand']
