@@ -98,6 +98,9 @@ PROMPTS = {
 }
 # Of these, all are under way at the same time, by one transform.
 ALIKE = (('emoji', 'cjk', 'empty', 'too long'), ('stop', ), ('schema', ))
+# A server takes up to a minute to start again; one that refuses by a status for
+# what may pass is asked for as long.
+STALL_SECS = 120
 LONG = ('Once upon a time there was a', {'max_tokens': 120})
 # What came, by the name of a prompt; of an importable module.
 CHUNKS: dict[str, list] = collections.defaultdict(list)
@@ -217,7 +220,8 @@ def run(target: Target, endpoint: str, mode: str, prompts: dict) -> None:
             inference_args={
                 **GREEDY, **args
             },
-            iterative=IterativeOptions(mode=mode, chunk_tokens=4))
+            iterative=IterativeOptions(
+                mode=mode, chunk_tokens=4, stall_timeout_secs=STALL_SECS))
         | beam.MapTuple(keep))
 
 

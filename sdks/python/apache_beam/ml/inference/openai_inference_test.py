@@ -111,6 +111,31 @@ class OpenAIInferenceTest(unittest.TestCase):
         expected[3] = ('prompt 3', '', 'error')
         assert_that(wholes, equal_to(expected))
 
+  def test_a_time_limit_does_not_hide_what_failed(self):
+    with FakeServer(Reply(status=503)) as server:
+      handler = OpenAICompletionsModelHandler(
+          server.base_url, 'test', backoff=Backoff(10**6, 0.01, 0.01))
+      for mode in ('in_bundle', 'durable'):
+        with self.subTest(mode=mode), TestPipeline(
+            runner='FnApiRunner',
+            options=PipelineOptions(
+                ['--experiments=iterative_inference'])) as p:
+          errors = (
+              p
+              | beam.Create(['prompt'])
+              | RunInference(
+                  handler,
+                  iterative=IterativeOptions(mode=mode, request_timeout_secs=1))
+              | beam.Map(
+                  lambda chunk: 'server: ' in chunk.error and chunk.
+                  error[:chunk.error.index('server: ')]))
+          assert_that(
+              errors,
+              equal_to([
+                  'timeout: not done 1 s after it was submitted. The last '
+                  'attempt failed: '
+              ]))
+
   def test_bad_arguments_are_named(self):
     url = 'http://localhost/v1'
     for handler in (OpenAICompletionsModelHandler, OpenAIChatModelHandler):

@@ -231,6 +231,7 @@ class DurableSteps:
       text.retry_at = now + min(
           _FIRST_RETRY_SECS * 2**losses, _LONGEST_RETRY_SECS)
       losses += 1
+      text.stream.failure = delta.error
       delta = dataclasses.replace(
           delta, finish_reason=None, error=None, is_lost=False)
     elif delta.finish_reason is None and self._is_too_long(restriction, delta):
@@ -287,7 +288,7 @@ class DurableSteps:
     return len(restriction.packed) + added > most
 
   def _overdue(self, restriction, text):
-    error = text.stream.overdue()
+    error = text.stream.overdue(text.last_failure())
     if error is None:
       return None
     chunk = text.stream.fail(error)

@@ -92,6 +92,7 @@ class Flight:
       self._retry_at = self._clock() + _FIRST_RETRY_SECS * 2**self._retries
       self._retries += 1
       metrics.count('retries')
+      self.stream.failure = delta.error
       delta = dataclasses.replace(
           delta, finish_reason=None, error=None, is_lost=False)
       if not delta.tokens and not delta.text:
@@ -113,7 +114,10 @@ class Flight:
         not made or self._session.resumes != 'none')
 
   def _give_up_if_overdue(self, metrics):
-    error = self.stream.overdue()
+    failure = None
+    if self._session is not None:
+      failure = self._session.last_failure(self.request.request_id)
+    error = self.stream.overdue(failure)
     if error is None:
       return None
     self.cancel()

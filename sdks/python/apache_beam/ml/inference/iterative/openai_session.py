@@ -71,6 +71,8 @@ class _Call:
   streams: bool = True
   # Not told in a delta yet.
   retries: int = 0
+  # Of the last attempt, and the tokens that there were then.
+  failure: tuple[str, int] | None = None
   is_stopped: bool = False
   task: asyncio.Task | None = None
 
@@ -200,6 +202,13 @@ class OpenAISession(BufferedSession):
     return super().poll(
         request_id, timeout, ready or (lambda delta: not delta.is_empty))
 
+  def last_failure(self, request_id):
+    call = self._calls.get(request_id)
+    if call is None or call.failure is None:
+      return None
+    failure, tokens = call.failure
+    return failure if tokens == call.tokens else None
+
   def _start(self, request, resume_from):
     openai_arguments.check_prompt(self._endpoint, request.prompt)
     try:
@@ -276,6 +285,7 @@ class OpenAISession(BufferedSession):
         self._give_up(call, failure)
         return
       call.retries += 1
+      call.failure = str(failure), call.tokens
       await self._sleep(wait)
     self._end(call, Delta(finish_reason='length'))
 

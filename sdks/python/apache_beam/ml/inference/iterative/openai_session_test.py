@@ -267,6 +267,19 @@ class OpenAISessionTest(unittest.TestCase):
     self.assertEqual(FAST.max_retries, result.retries)
     self.assertEqual(FAST.max_retries + 1, len(server.calls))
 
+  def test_the_failure_of_an_attempt_that_is_repeated(self):
+    server, _ = self.serve()
+    session = session_on(server, backoff=Backoff(10**6, 0.01, 0.01))
+    self.addCleanup(session.close)
+    self.assertIsNone(session.last_failure(PROMPT))
+    server.script(PROMPT, *[Reply(status=503)] * 1000)
+    name = submit(session)
+    while session.last_failure(name) is None:
+      self.assertIsNone(session.poll(name, timeout=0.01))
+    self.assertRegex(session.last_failure(name), '^server: .*503')
+    session.cancel(name)
+    self.assertIsNone(session.last_failure(name))
+
   def test_progress_is_a_new_start_for_retries(self):
     server, session = self.serve(Reply(at_token=2, then='cut'))
     result = generate(session)

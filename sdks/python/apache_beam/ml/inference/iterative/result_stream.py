@@ -61,6 +61,8 @@ class ResultStream:
     self.submitted: float | None = None
     self.first_made: float | None = None
     self.last_made: float | None = None
+    # Why it was lost, while it is submitted again.
+    self.failure: str | None = None
     self._prompt_tokens = None
     self._example = example
     self._model_id = model_id
@@ -100,6 +102,7 @@ class ResultStream:
         before.tokens + delta.tokens)
     self._last_news = self._clock()
     if delta.tokens > 0:
+      self.failure = None
       self.last_made = delta.made
       if self.first_made is None:
         self.first_made = delta.started
@@ -118,12 +121,19 @@ class ResultStream:
     self.index += 1
     return self._finish(chunk, 'error', error)
 
-  def overdue(self) -> str | None:
-    """Why an input without news has to be given up, as an error, or None."""
-    limit = self._options.stall_timeout_secs
+  def overdue(self, failure: str | None = None) -> str | None:
+    """Why an input without news has to be given up, as an error, or None.
+
+    Args:
+      failure: of the last attempt, where its session repeats it.
+    """
+    limit, error = self._options.stall_timeout_secs, self._out_of_time()
     if limit is not None and self._clock() - self._last_news > limit:
-      return self._out_of_time() or f'timeout: nothing was made for {limit} s'
-    return self._out_of_time()
+      error = error or f'timeout: nothing was made for {limit} s'
+    failure = failure or self.failure
+    if error and failure:
+      return f'{error}. The last attempt failed: {failure}'
+    return error
 
   def in_time(self, delta: Delta) -> Delta:
     """The news of an input, which are its last if it took too long."""

@@ -160,6 +160,20 @@ class ResultStreamTest(unittest.TestCase):
     chunk = stream.fail(stream.overdue())
     self.assertEqual((chunk.index, chunk.error_kind), (1, 'timeout'))
 
+  def test_the_last_failure_is_named(self):
+    stream = self.stream(stall_timeout_secs=4)
+    self.assertIsNone(stream.overdue('server: busy'))
+    self.clock.now += 4.1
+    self.assertEqual(
+        stream.overdue('server: busy'),
+        'timeout: nothing was made for 4 s. The last attempt failed: server: '
+        'busy')
+    stream.failure = 'lost: gone'
+    self.assertRegex(stream.overdue(), 'The last attempt failed: lost: gone$')
+    stream.take(delta('a'))
+    self.clock.now += 4.1
+    self.assertEqual(stream.overdue(), 'timeout: nothing was made for 4 s')
+
   def test_there_need_not_be_a_limit(self):
     stream = self.stream(stall_timeout_secs=None)
     self.clock.now += 1e9

@@ -191,6 +191,14 @@ class Session(abc.ABC):
   def knows(self, request_id: str) -> bool:
     """Whether the request is in flight, or its last delta not taken yet."""
 
+  def last_failure(self, request_id: str) -> str | None:
+    """Why the last attempt of a request failed that the session repeats.
+
+    An error as in a Chunk; None if it did not fail since its last token, or if
+    it is not known.
+    """
+    return None
+
   @abc.abstractmethod
   def wait(self, timeout: float) -> bool:
     """Waits until something was made for any request since this thread's last

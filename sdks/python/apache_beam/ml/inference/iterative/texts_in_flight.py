@@ -169,6 +169,9 @@ class TextInFlight:
     """Stops the engine's work for it, if there is any."""
     self.session.cancel(self._session_id)
 
+  def last_failure(self) -> str | None:
+    return self.session.last_failure(self._session_id)
+
   def was_submitted(self, now: float) -> None:
     self.submitted = now
     self.taken_until = self.waiting = None
