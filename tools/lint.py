@@ -31,6 +31,7 @@ import sys
 from pathlib import Path
 
 from tools import build
+from tools import words
 from tools.layout import Layout
 from tools.layout import here
 from tools.series import check
@@ -68,6 +69,7 @@ def run(layout: Layout, fix: bool) -> list[str]:
   failed = [name for name, ok in passed.items() if not ok]
   failed += _report('licence headers', licence_problems(layout))
   failed += _report('series', check.problems(layout))
+  failed += _report('words', words.problems(layout))
   return failed
 
 

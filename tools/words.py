@@ -33,7 +33,7 @@ PRIVATE = {
     r'dear(?:er|est)?': 'expensive, costs more',
     r'cheap(?:er|est|ly)?': 'inexpensive, costs less',
     r'doubled': 'duplicated',
-    r'(?<!in )flights?': 'in-flight request',
+    r'(?<!in[ -])flights?': 'in-flight request',
     r'texts in flight': 'in-flight requests',
     r'paces?': 'schedule, speed',
     r'behind (?:a|an|the|its) (?:re)?shuffle': 'after a shuffle, downstream',
