@@ -129,7 +129,9 @@ def _passes(layout: Layout, work: Path, commit: str) -> bool:
   commands = [[sys.executable, '-c', _IMPORT, *modules]]
   if tests:
     commands.append([
-        *(sys.executable, '-m', 'pytest', '-q', '-n', '2'),
+        *(sys.executable, '-m', 'pytest', '-q'),
+        # To start workers takes longer than a few files of tests.
+        *(('-n', '2') if len(tests) > 2 else ()),
         *('-p', 'no:cacheprovider'),
         *('-p', 'tools.hypothesis_profiles'),
         *tests
