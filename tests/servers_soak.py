@@ -247,7 +247,9 @@ def problem_of(name: str, args: dict, whole: dict) -> str | None:
     words = json.loads(whole['error'])
     for key in ('error', 'message', 'detail'):
       words = words.get(key, words) if isinstance(words, dict) else words
-    return None if error and str(words)[:80] in error else f'{error} {words}'
+    # LiteLLM begins those of a stream otherwise.
+    words = str(words).rpartition(' - ')[2][:80]
+    return None if error and words in error else f'{error} {words}'
   wanted = whole['text']
   for stop in args.get('stop', ()):
     # Not all servers cut there.

@@ -68,9 +68,9 @@ def _length(element):
 
 def _checked(fn, name):
   """A user's function as BatchElements calls it in this release."""
-  if not hasattr(util, 'validation'):
+  if not hasattr(util, 'user_functions'):
     return fn
-  return util.validation.checked(fn, name, 'BatchElements')
+  return util.user_functions.checked(fn, name, 'BatchElements')
 
 
 def _size_fn():
