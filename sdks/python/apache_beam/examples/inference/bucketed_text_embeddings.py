@@ -208,12 +208,15 @@ def _onnx_inputs(path: str) -> list[str]:
 def pool(result: tuple[dict[str, Any], PredictionResult]) -> dict[str, Any]:
   """Takes the mean over a text's own tokens, and normalises it."""
   record, prediction = result
-  hidden = torch.as_tensor(prediction.inference['last_hidden_state'])
+  hidden = prediction.inference['last_hidden_state']
+  if isinstance(hidden, torch.Tensor):
+    hidden = hidden.cpu().numpy()
+  # With numpy, as threads of torch would wait for those of ONNX Runtime.
+  mean = hidden.mean(axis=0)
   return {
       **record,
       'tokens': len(prediction.example['input_ids']),
-      'embedding': torch.nn.functional.normalize(hidden.mean(dim=0),
-                                                 dim=0).tolist(),
+      'embedding': (mean / numpy.linalg.norm(mean)).tolist(),
   }
 
 
