@@ -248,7 +248,7 @@ def problem_of(name: str, args: dict, whole: dict) -> str | None:
     for key in ('error', 'message', 'detail'):
       words = words.get(key, words) if isinstance(words, dict) else words
     # LiteLLM begins those of a stream otherwise.
-    words = str(words).rpartition(' - ')[2][:80]
+    words = str(words).rpartition(' - ')[2][:60]
     return None if error and words in error else f'{error} {words}'
   wanted = whole['text']
   for stop in args.get('stop', ()):
