@@ -101,10 +101,6 @@ class PullRequest:
         stdin=self.head.partition('Subject: ')[2])
     return dict(line.split(': ', 1) for line in lines.splitlines())
 
-  def needs(self) -> list[str]:
-    """The names of the repairs without which a repair does not apply."""
-    return re.findall(r'^Needs: (\S+)$', self.head, re.MULTILINE)
-
   def without_adds(self) -> str:
     return re.sub(rf'^{ADDS}.*\n', '', self.head, flags=re.MULTILINE)
 
