@@ -215,11 +215,11 @@ class OpenAIClient:
       raise self._refusal(response, b''.join(refused))
 
   def _refusal(self, response, body: bytes) -> CallFailed:
-    answer: Any = body
-    try:
-      answer = json.loads(body)
-    except (ValueError, RecursionError):
-      pass
+    # LiteLLM refuses in an event of a stream, with 500.
+    reader = EventReader(len(body) + 1)
+    read = (data for _, data in reader.feed(body) + reader.end())
+    answer: Any = next(
+        (data for data in read if isinstance(data, (dict, list))), body)
     if response.is_redirect and response.headers.get('location'):
       # Without a user or a query, which may hold a key.
       url = response.request.url.join(response.headers['location'])
