@@ -71,8 +71,13 @@ def session_key(pipeline: Any, model: str) -> SessionKey:
 
 
 class InFlight:
-  """Counts the requests in flight in a session, over all of its users."""
+  """Counts the requests in flight in a session, over all of its users.
+
+  Attributes:
+    any_yet: whether there was a request.
+  """
   def __init__(self):
+    self.any_yet = False
     # Counting takes it again.
     self._lock = threading.RLock()
     # A user that was never torn down must not hold its share for ever.
@@ -88,6 +93,7 @@ class InFlight:
       if len(self) + count > limit:
         return False
       self._counts[user] = self._counts.get(user, 0) + count
+      self.any_yet = True
       return True
 
   def remove(self, user: Any, count: int = 1) -> None:
@@ -146,7 +152,9 @@ class Lease:
       entry.users -= 1
       if entry.users:
         return
-      if entry.session is not None and self._idle_secs > 0:
+      # What nobody asked anything of would hold its memory for nobody.
+      is_wanted = entry.session is not None and entry.in_flight.any_yet
+      if is_wanted and self._idle_secs > 0:
         entry.close_after(self._idle_secs)
         return
       del _entries[entry.key]
@@ -199,8 +207,8 @@ def acquire(
     key: of the model; the same for all that share it.
     open_session: loads it. Called when the session is first asked for.
     idle_secs: how long the session stays open after its last release, if it
-      was opened. A runner releases what was not busy for a minute, and a model
-      may take longer to load.
+      had requests. A runner releases what was not busy for a minute, and a
+      model may take longer to load.
   """
   with _lock:
     entry = _entries.get(key)

@@ -45,6 +45,7 @@ held = registry.acquire('held', Slow)
 held.session()
 idle = registry.acquire('idle', Slow, idle_secs=60)
 idle.session()
+idle.in_flight.add(idle, 1, 1)
 idle.release()
 
 def again():
@@ -67,6 +68,12 @@ class RegistryTest(unittest.TestCase):
   def open(self):
     self.opened.append(Engine())
     return self.opened[-1]
+
+  def ask(self, lease):
+    """One request, to an open session."""
+    lease.session()
+    self.assertTrue(lease.in_flight.add(self, 1, limit=64))
+    lease.in_flight.remove(self)
 
   def test_is_opened_once_by_many_threads(self):
     leases = [registry.acquire(self.id(), self.open) for _ in range(16)]
@@ -103,7 +110,7 @@ class RegistryTest(unittest.TestCase):
   def test_an_open_session_stays_open_for_a_while(self):
     for _ in range(4):
       lease = registry.acquire(self.id(), self.open, idle_secs=60)
-      lease.session()
+      self.ask(lease)
       lease.release()
       # Once.
       lease.release()
@@ -119,9 +126,16 @@ class RegistryTest(unittest.TestCase):
     self.assertEqual(self.opened, [])
     self.assertNotIn(self.id(), registry._entries)
 
+  def test_one_that_had_no_request_is_closed_at_once(self):
+    lease = registry.acquire(self.id(), self.open, idle_secs=60)
+    lease.session()
+    lease.release()
+    self.assertFalse(self.opened[0].is_alive)
+    self.assertNotIn(self.id(), registry._entries)
+
   def test_an_idle_session_is_closed_in_time(self):
     lease = registry.acquire(self.id(), self.open, idle_secs=0.05)
-    lease.session()
+    self.ask(lease)
     lease.release()
     deadline = time.time() + 30
     while self.opened[0].is_alive and time.time() < deadline:
@@ -131,7 +145,7 @@ class RegistryTest(unittest.TestCase):
 
   def test_one_that_is_taken_again_is_not_closed(self):
     lease = registry.acquire(self.id(), self.open, idle_secs=0.05)
-    lease.session()
+    self.ask(lease)
     lease.release()
     again = registry.acquire(self.id(), self.open, idle_secs=0.05)
     time.sleep(0.2)
@@ -147,7 +161,7 @@ class RegistryTest(unittest.TestCase):
     second = registry.acquire(key('second', 'a'), self.open, idle_secs=60)
     other = registry.acquire(key('second', 'b'), self.open, idle_secs=60)
     for lease in (first, busy, second):
-      lease.session()
+      self.ask(lease)
     first.release()
     second.release()
     self.assertTrue(self.opened[0].is_alive)
@@ -180,7 +194,7 @@ class RegistryTest(unittest.TestCase):
     one = registry.acquire(self.id(), self.open, idle_secs=60)
     other = registry.acquire(self.id(), self.open, idle_secs=60)
     attached = one.attached('key', make)
-    one.session()
+    self.ask(one)
     self.assertIs(other.attached('key', make), attached)
     one.release()
     other.release()
