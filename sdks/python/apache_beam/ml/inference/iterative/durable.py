@@ -26,13 +26,13 @@ from collections.abc import Callable
 import apache_beam as beam
 from apache_beam.ml.inference.iterative import registry
 from apache_beam.ml.inference.iterative.dead_letters import DeadLetters
-from apache_beam.ml.inference.iterative.durable_steps import DurableSteps
+from apache_beam.ml.inference.iterative.durable_requests import durable_requests
+from apache_beam.ml.inference.iterative.durable_transitions import Transitions
 from apache_beam.ml.inference.iterative.inputs import Inputs
 from apache_beam.ml.inference.iterative.inputs import emitted_before
 from apache_beam.ml.inference.iterative.inputs import request_id_of
 from apache_beam.ml.inference.iterative.metrics import IterativeMetrics
 from apache_beam.ml.inference.iterative.options import IterativeOptions
-from apache_beam.ml.inference.iterative.texts_in_flight import texts_in_flight
 from apache_beam.ml.inference.iterative.transcript_restriction import EXPECTED_TOKENS
 from apache_beam.ml.inference.iterative.transcript_restriction import TranscriptRestrictionCoder
 from apache_beam.ml.inference.iterative.transcript_restriction import TranscriptRestrictionTracker
@@ -43,20 +43,20 @@ from apache_beam.utils.timestamp import Duration
 
 __all__ = ['DurableDoFn']
 
-# A chunk that is due so soon is waited for, at most so long in a bundle: it
-# would cost a checkpoint to come back for it. The same before any text has
-# begun, and after a chunk of the bundle, which waits too.
+# A chunk that is due so soon is waited for, at most so long in a bundle: a poll
+# later would cost a checkpoint. The same before any request has a token, and
+# after a chunk of the bundle, whose commit is delayed by the wait.
 _NEARLY_SECS = 0.1
 _NOTHING_BEGUN_SECS = 0.25
 _EMITTED_SECS = 0.03
 
 
 class DurableDoFn(beam.DoFn, RestrictionProvider):
-  """Emits a chunk of a text, if one is due, and comes back for the next.
+  """Emits a chunk of a request, if one is due, and defers the rest.
 
-  A chunk and the restriction behind it are committed together, so that none is
-  lost or doubled, whatever happens to workers and engines. The session of this
-  process keeps generating between the calls.
+  A chunk and the restriction after it are committed together, so that no chunk
+  is lost or duplicated, whatever happens to workers and engines. The session of
+  this process keeps generating between the calls.
 
   Args:
     inputs: how elements become requests.
@@ -123,12 +123,12 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
         self._session_key,
         handler.open_session,
         self._options.session_idle_secs)
-    self._texts = texts_in_flight(self._lease, self._clock)
-    self._steps = DurableSteps(
+    self._requests = durable_requests(self._lease, self._clock)
+    self._transitions = Transitions(
         self._inputs,
         self._options,
         self._lease,
-        self._texts,
+        self._requests,
         IterativeMetrics(self._namespace),
         self._clock,
         owner=self._owner)
@@ -148,61 +148,62 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
       tracker=beam.DoFn.RestrictionParam()):
     restriction = tracker.current_restriction()
     windows = tuple(windowed_value.windows)
-    text = self._texts.get(self._steps.key(restriction, windows))
-    if text is not None:
-      self._texts.resumed(text)
-    step = self._steps.next(restriction, element, windows)
-    if step is None:
-      step = self._wait_for(restriction, element, windows)
-    if step is None:
+    request = self._requests.get(self._transitions.key(restriction, windows))
+    if request is not None:
+      self._requests.resumed(request)
+    transition = self._transitions.next(restriction, element, windows)
+    if transition is None:
+      transition = self._wait_for(restriction, element, windows)
+    if transition is None:
       self._defer(tracker, restriction, windows, has_chunk=False)
       return
-    if not tracker.try_claim(step.after):
-      # The runner has checkpointed it; the step waits for the next call.
+    if not tracker.try_claim(transition.after):
+      # The runner has checkpointed it; the transition waits for the next call.
       return
-    self._steps.was_claimed(step)
-    if step.chunk is not None:
+    self._transitions.was_claimed(transition)
+    if transition.chunk is not None:
       self._has_emitted = True
-      yield from self._outputs(element, restriction, step)
-    if not step.after.is_finished:
+      yield from self._outputs(element, restriction, transition)
+    if not transition.after.is_finished:
       self._defer(
-          tracker, restriction, windows, has_chunk=step.chunk is not None)
+          tracker, restriction, windows, has_chunk=transition.chunk is not None)
 
   def _defer(self, tracker, restriction, windows, has_chunk):
-    back_at = self._steps.goes(restriction, has_chunk, windows)
-    delay = self._texts.delay(self._steps.key(restriction, windows), back_at)
+    poll_at = self._transitions.defer(restriction, has_chunk, windows)
+    key = self._transitions.key(restriction, windows)
+    delay = self._requests.delay(key, poll_at)
     tracker.defer_remainder(Duration.of(delay))
 
   def _wait_for(self, restriction, element, windows):
-    """Its step, if a chunk is nearly there or the runner did not take a delay.
+    """Its transition, if a chunk is nearly there or the runner took no delay.
 
-    Texts that were not submitted before do not wait: others have to be too.
+    Requests that were just submitted do not wait: others must be submitted too.
     """
-    key = self._steps.key(restriction, windows)
-    back_at, text = self._texts.back_at(key), self._texts.get(key)
-    if back_at is None:
+    key = self._transitions.key(restriction, windows)
+    poll_at, request = self._requests.poll_at(key), self._requests.get(key)
+    if poll_at is None:
       return None
     now = self._clock()
     until = now + self._longest_wait() - self._waited
-    if text is None:
-      self._sleep(min(back_at, until))
-      return self._steps.next(restriction, element, windows)
-    delays = self._texts.delays
+    if request is None:
+      self._sleep(min(poll_at, until))
+      return self._transitions.next(restriction, element, windows)
+    delays = self._requests.delays
     if delays.are_ignored:
       # It would resume at once, and with it all others.
-      until = max(until, back_at + _NEARLY_SECS)
-    step = None
-    while step is None:
-      due = self._texts.pace.due_at(text, self._clock())
+      until = max(until, poll_at + _NEARLY_SECS)
+    transition = None
+    while transition is None:
+      due = self._requests.speed.due_at(request, self._clock())
       if due > until:
         break
       self._sleep(due)
-      step = self._steps.next(restriction, element, windows)
-    if step is None and delays.are_cut:
+      transition = self._transitions.next(restriction, element, windows)
+    if transition is None and delays.are_cut:
       # It may resume at once, as others that are due sooner.
-      self._sleep(min(until, max(self._texts.next_due(), now)))
-      step = self._steps.next(restriction, element, windows)
-    return step
+      self._sleep(min(until, max(self._requests.next_due(), now)))
+      transition = self._transitions.next(restriction, element, windows)
+    return transition
 
   def _sleep(self, until):
     seconds = max(until - self._clock(), 0)
@@ -212,15 +213,15 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
   def _longest_wait(self):
     if self._has_emitted:
       return _EMITTED_SECS
-    if self._texts.queued == len(self._texts):
+    if self._requests.queued == len(self._requests):
       return _NOTHING_BEGUN_SECS
     return _NEARLY_SECS
 
-  def _outputs(self, element, restriction, step):
-    chunks = [step.chunk]
-    if step.chunk.error is not None and self._dead_letters is not None:
-      cause = step.cause or self._cause(element, restriction)
-      chunks = self._dead_letters.outputs(element, step.chunk, cause)
+  def _outputs(self, element, restriction, transition):
+    chunks = [transition.chunk]
+    if transition.chunk.error is not None and self._dead_letters is not None:
+      cause = transition.cause or self._cause(element, restriction)
+      chunks = self._dead_letters.outputs(element, transition.chunk, cause)
     for chunk in chunks:
       if isinstance(chunk, beam.pvalue.TaggedOutput):
         yield chunk

@@ -27,11 +27,11 @@ from apache_beam.ml.inference.iterative import registry
 from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
 from apache_beam.ml.inference.iterative.clock_session import clock_text
 from apache_beam.ml.inference.iterative.clock_session import clock_token_ids
-from apache_beam.ml.inference.iterative.durable_steps import DurableSteps
+from apache_beam.ml.inference.iterative.durable_requests import DurableRequests
+from apache_beam.ml.inference.iterative.durable_transitions import Transitions
 from apache_beam.ml.inference.iterative.inputs import Inputs
 from apache_beam.ml.inference.iterative.metrics import IterativeMetrics
 from apache_beam.ml.inference.iterative.options import IterativeOptions
-from apache_beam.ml.inference.iterative.texts_in_flight import TextsInFlight
 from apache_beam.ml.inference.iterative.transcript_restriction import TranscriptRestrictionCoder
 from apache_beam.ml.inference.iterative.transcript_restriction import new_restriction
 
@@ -69,23 +69,23 @@ class Worker:
 
   def to_the_end(self, encoded: bytes):
     """Yields the encoded restriction before each chunk that is left, and it."""
-    steps = DurableSteps(
+    transitions = Transitions(
         self._inputs,
         IterativeOptions(mode='durable', chunk_tokens=2),
         self._lease,
-        TextsInFlight(),
+        DurableRequests(),
         IterativeMetrics('test'))
     while True:
       restriction = _CODER.decode(encoded)
-      step = steps.next(restriction, self._prompt)
-      if step is None:
+      transition = transitions.next(restriction, self._prompt)
+      if transition is None:
         time.sleep(0.002)
         continue
-      steps.was_claimed(step)
-      yield encoded, step.chunk
-      if step.after.is_finished:
+      transitions.was_claimed(transition)
+      yield encoded, transition.chunk
+      if transition.after.is_finished:
         break
-      encoded = _CODER.encode(step.after)
+      encoded = _CODER.encode(transition.after)
 
   def from_the_start(self):
     """All restrictions and chunks of a text that nothing interrupts."""

@@ -25,7 +25,7 @@ import apache_beam as beam
 from apache_beam.ml.inference.iterative import registry
 from apache_beam.ml.inference.iterative.dead_letters import DeadLetters
 from apache_beam.ml.inference.iterative.emitted import Emitted
-from apache_beam.ml.inference.iterative.flight import Flight
+from apache_beam.ml.inference.iterative.in_flight_request import InFlightRequest
 from apache_beam.ml.inference.iterative.inputs import Inputs
 from apache_beam.ml.inference.iterative.inputs import duplicate_of
 from apache_beam.ml.inference.iterative.inputs import emitted_before
@@ -41,7 +41,7 @@ _WAIT_SECS = 0.05
 
 
 class InBundleDoFn(beam.DoFn):
-  """Submits what it gets, and emits chunks as they come, interleaved.
+  """Submits elements, and emits chunks as they are made, interleaved.
 
   All of them belong to the bundle: fused steps see each at once, and if the
   bundle fails they see those of the next attempt too. An input in several
@@ -79,7 +79,7 @@ class InBundleDoFn(beam.DoFn):
     self._lease = None
 
   def setup(self):
-    self._flights: list[Flight] = []
+    self._requests: list[_Request] = []
     # Pairs of a window and a request id.
     self._names: set[tuple] = set()
     handler = self._inputs.handler
@@ -104,28 +104,28 @@ class InBundleDoFn(beam.DoFn):
     self._cancel()
 
   def _cancel(self):
-    for flight in self._flights:
-      flight.cancel()
-    self._lease.in_flight.remove(self, len(self._flights))
-    self._flights.clear()
+    for request in self._requests:
+      request.cancel()
+    self._lease.in_flight.remove(self, len(self._requests))
+    self._requests.clear()
     self._names.clear()
 
   def process(self, element, windowed_value=beam.DoFn.WindowedValueParam):
     arrived, limit = self._clock(), self._options.max_in_flight
     elements = element if self._batched else [element]
     for start in range(0, len(elements), limit):
-      flights = []
+      requests = []
       for one in elements[start:start + limit]:
-        yield from self._admit(one, windowed_value, arrived, flights)
-      yield from self._submit(flights)
+        yield from self._add(one, windowed_value, arrived, requests)
+      yield from self._submit(requests)
     yield from self._advance()
 
   def finish_bundle(self):
-    while self._flights:
+    while self._requests:
       yield from self._advance_or_wait()
 
-  def _admit(self, element, windowed_value, arrived, flights):
-    """Adds to flights, or emits why there is nothing to be generated."""
+  def _add(self, element, windowed_value, arrived, requests):
+    """Adds to requests, or emits why nothing is generated for the element."""
     def emit(chunk):
       return self._outputs(element, chunk, windowed_value, failure)
 
@@ -134,8 +134,7 @@ class InBundleDoFn(beam.DoFn):
     try:
       request_id = request_id_of(self._options, element)
       before = emitted_before(self._options, element)
-      # Another attempt, or another transform, may have the id in flight.
-      request = self._inputs.request(uuid.uuid4().hex, element)
+      request = self._inputs.request(request_id, element)
     except ValueError as e:
       error, failure = f'invalid: {e}', e
     names = {(window, request_id) for window in windowed_value.windows}
@@ -160,27 +159,28 @@ class InBundleDoFn(beam.DoFn):
       yield from emit(chunk)
       return
     self._names |= names
-    flights.append(
-        Flight(request, stream, self._lease, names, emit, self._clock))
+    requests.append(_Request(stream, request, names, emit))
 
-  def _submit(self, flights):
-    """Submits what was admitted; emits what comes until it may be in flight."""
-    if not flights:
+  def _submit(self, requests):
+    """Emits other chunks until so many more requests may be in flight."""
+    if not requests:
       return
     in_flight, limit = self._lease.in_flight, self._options.max_in_flight
-    while not in_flight.add(self, len(flights), limit):
+    while not in_flight.add(self, len(requests), limit):
       yield from self._advance_or_wait()
-    self._flights += flights
-    if self._batched and not any(f.stream.transcript.tokens for f in flights):
-      session = self._lease.session()
-      session.submit_batch([f.request for f in flights], self._by_length)
-      for flight in flights:
-        flight.was_submitted(session)
+    self._requests += requests
+    session = self._lease.session()
+    if self._batched and not any(r.stream.transcript.tokens for r in requests):
+      session.submit_batch([r.renamed(r.request) for r in requests],
+                           self._by_length)
+      for request in requests:
+        request.was_submitted(session, self._clock())
     else:
-      for flight in flights:
-        flight.submit()
-    queued = sum(f.stream.first_made is None for f in self._flights)
-    for _ in flights:
+      for request in requests:
+        request.submit(
+            session, request.request, request.stream.transcript, self._clock())
+    queued = sum(r.stream.first_made is None for r in self._requests)
+    for _ in requests:
       self._metrics.submitted(len(in_flight), queued)
 
   def _advance_or_wait(self):
@@ -192,15 +192,41 @@ class InBundleDoFn(beam.DoFn):
       self._lease.session().wait(_WAIT_SECS)
 
   def _advance(self):
-    for flight in list(self._flights):
-      chunk = flight.advance(self._metrics)
+    for request in list(self._requests):
+      chunk = self._next_chunk(request)
       if chunk is None:
         continue
       if chunk.is_last:
-        self._flights.remove(flight)
-        self._names -= flight.names
+        request.cancel()
+        self._requests.remove(request)
+        self._names -= request.names
         self._lease.in_flight.remove(self)
-      yield from flight.emit(chunk)
+      yield from request.emit(chunk)
+
+  def _next_chunk(self, request):
+    """The next chunk of a request, or None if none is due."""
+    now, stream = self._clock(), request.stream
+    if request.retry_at is not None and now >= request.retry_at:
+      self._metrics.count('resumed', bool(stream.transcript.tokens))
+      request.submit(
+          self._lease.session(), request.request, stream.transcript, now)
+    delta = request.poll(now) if request.retry_at is None else None
+    if delta is None:
+      error = request.overdue()
+      if error is None:
+        return None
+      chunk = stream.fail(error)
+      self._metrics.count('chunks')
+      self._metrics.last(chunk)
+      return chunk
+    if request.retry_at is not None:
+      self._metrics.count('retries')
+      if delta.is_empty:
+        return None
+    made_before = stream.last_made
+    chunk = stream.take(delta)
+    self._metrics.chunk(stream, delta, chunk, made_before)
+    return chunk
 
   def _outputs(self, element, chunk, windowed_value, failure):
     outputs = [chunk]
@@ -212,3 +238,21 @@ class InBundleDoFn(beam.DoFn):
             output.tag, windowed_value.with_value(output.value))
       else:
         yield windowed_value.with_value(self._inputs.with_key(element, output))
+
+
+class _Request(InFlightRequest):
+  """A request of a bundle.
+
+  Args:
+    stream: makes its chunks.
+    request: what is submitted.
+    names: that no other input may have meanwhile.
+    emit: the outputs for a chunk.
+  """
+  __slots__ = ('request', 'names', 'emit')
+
+  def __init__(self, stream, request, names, emit):
+    super().__init__(stream)
+    self.request = request
+    self.names = names
+    self.emit = emit

@@ -125,14 +125,14 @@ class InBundleProcessTest(InBundleTestCase):
     outputs = list(do_fn.process('a long text', in_the_global_window()))
     for output in do_fn.finish_bundle():
       outputs.append(output)
-      # What is fused behind it takes so long.
+      # What a fused step downstream takes.
       now[0] += 0.5
     last = outputs[-1].value
     self.assertEqual((last.index, last.error_kind), (6, 'timeout'))
     self.assertIn('stopped a long text', seen[self.name])
     do_fn.teardown()
 
-  def test_counts_what_came_and_how_long_it_took(self):
+  def test_counts_requests_and_their_times(self):
     p = pipeline()
     chunks = p | beam.Create(['abcd', 'efgh']) | RunInference(
         LosingHandler(self.name),

@@ -61,7 +61,7 @@ def no_model():
 
 
 def waiting(batch, model, args):
-  """Makes more when a step behind it has seen what there is of each input."""
+  """Makes more when a downstream step has seen all chunks of each input."""
   for position in range(len(batch)):
     yield position, 'first'
   for _ in batch:

@@ -28,12 +28,12 @@ from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
 from apache_beam.ml.inference.iterative.clock_session import ClockSession
 from apache_beam.ml.inference.iterative.clock_session import clock_text
 from apache_beam.ml.inference.iterative.clock_session import clock_token_ids
-from apache_beam.ml.inference.iterative.durable_steps import DurableSteps
+from apache_beam.ml.inference.iterative.durable_requests import DurableRequests
+from apache_beam.ml.inference.iterative.durable_transitions import Transitions
 from apache_beam.ml.inference.iterative.inputs import Inputs
 from apache_beam.ml.inference.iterative.metrics import IterativeMetrics
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.session import Request
-from apache_beam.ml.inference.iterative.texts_in_flight import TextsInFlight
 from apache_beam.ml.inference.iterative.transcript_restriction import TranscriptRestrictionCoder
 from apache_beam.ml.inference.iterative.transcript_restriction import TranscriptRestrictionTracker
 from apache_beam.ml.inference.iterative.transcript_restriction import new_restriction
@@ -78,7 +78,7 @@ class _Counts:
     self.metrics._update = lambda name, value: None
 
 
-class DurableStepsTestCase(unittest.TestCase):
+class TransitionsTestCase(unittest.TestCase):
   """Workers that a runner calls for texts."""
   def setUp(self):
     self.now = 1000.0
@@ -101,40 +101,40 @@ class DurableStepsTestCase(unittest.TestCase):
       **options):
     """A process of its own: its sessions, and what it knows of its texts."""
     handler = _Handler(tokens, self.clock, session_type, rate)
-    texts = TextsInFlight(self.clock)
+    texts = DurableRequests(self.clock)
     lease = registry.acquire(f'test {next(_KEYS)}', handler.open_session)
     self.leases.append(lease)
-    steps = DurableSteps(
+    transitions = Transitions(
         Inputs(handler, False, args or {}),
         IterativeOptions(mode='durable', **options),
         lease,
         texts,
         self.counts.metrics,
         self.clock, lambda: self.now + 1e9)
-    steps.handler, steps.texts, steps.lease = handler, texts, lease
-    return steps
+    transitions.handler, transitions.requests, transitions.lease = handler, texts, lease
+    return transitions
 
   def restriction(self, request_id='a'):
     return new_restriction(request_id, wall_clock=lambda: self.now + 1e9)
 
-  def advance(self, steps, restriction, prompt='prompt', fail=False):
+  def advance(self, transitions, restriction, prompt='prompt', fail=False):
     """A call of a runner: the chunk, if any, and the committed restriction."""
     tracker = TranscriptRestrictionTracker(
         _CODER.decode(_CODER.encode(restriction)))
-    step = steps.next(tracker.current_restriction(), prompt)
-    if step is None:
+    transition = transitions.next(tracker.current_restriction(), prompt)
+    if transition is None:
       return None, restriction
-    self.assertTrue(tracker.try_claim(step.after))
-    steps.was_claimed(step)
+    self.assertTrue(tracker.try_claim(transition.after))
+    transitions.was_claimed(transition)
     if fail:
       return None, restriction
-    return step.chunk, _CODER.decode(_CODER.encode(step.after))
+    return transition.chunk, _CODER.decode(_CODER.encode(transition.after))
 
-  def to_the_end(self, steps, restriction, prompt='prompt', chunks=()):
+  def to_the_end(self, transitions, restriction, prompt='prompt', chunks=()):
     chunks = list(chunks)
     while not restriction.is_finished:
       self.now += 0.05
-      chunk, restriction = self.advance(steps, restriction, prompt)
+      chunk, restriction = self.advance(transitions, restriction, prompt)
       if chunk is not None:
         chunks.append(chunk)
     return chunks
@@ -148,10 +148,10 @@ class DurableStepsTestCase(unittest.TestCase):
                      [None] * (len(chunks) - 1) + [reason])
 
 
-class DurableStepsTest(DurableStepsTestCase):
+class TransitionsTest(TransitionsTestCase):
   def test_first_chunk_at_once_then_by_tokens(self):
-    steps = self.worker()
-    chunks = self.to_the_end(steps, self.restriction())
+    transitions = self.worker()
+    chunks = self.to_the_end(transitions, self.restriction())
     self.check(chunks)
     self.assertEqual([len(c.token_ids) for c in chunks], [1] + 7 * [8] + [7])
     last = chunks[-1]
@@ -159,13 +159,13 @@ class DurableStepsTest(DurableStepsTestCase):
     self.assertAlmostEqual(last.timings.first, 0.05)
     self.assertAlmostEqual(last.timings.total, 3.2)
     self.assertEqual(last.example, 'prompt')
-    self.assertEqual(len(steps.texts), 0)
+    self.assertEqual(len(transitions.requests), 0)
 
   def test_submits_without_waiting(self):
-    steps = self.worker()
-    chunk, _ = self.advance(steps, self.restriction())
+    transitions = self.worker()
+    chunk, _ = self.advance(transitions, self.restriction())
     self.assertIsNone(chunk)
-    self.assertEqual((steps.begun, len(steps.texts)), (1, 1))
+    self.assertEqual((transitions.begun, len(transitions.requests)), (1, 1))
 
   @settings(max_examples=50, deadline=None)
   @given(
@@ -174,7 +174,7 @@ class DurableStepsTest(DurableStepsTestCase):
           max_size=60),
       st.integers(1, 30),
       st.integers(1, 8))
-  def test_nothing_is_lost_or_doubled(self, events, tokens, chunk_tokens):
+  def test_nothing_is_lost_or_duplicated(self, events, tokens, chunk_tokens):
     """Whatever happens to bundles, workers and engines."""
     self.now = 1000.0
     workers = [self.worker(tokens, chunk_tokens=chunk_tokens) for _ in range(2)]
@@ -204,9 +204,9 @@ class DurableStepsTest(DurableStepsTestCase):
       rest = self.to_the_end(
           self.worker(tokens=20, chunk_tokens=1), restriction)
       self.check(first + rest, 20)
-      steps = self.worker(tokens=20, chunk_tokens=1)
+      transitions = self.worker(tokens=20, chunk_tokens=1)
       while len(first) == index:
-        chunk, restriction = self.advance(steps, restriction)
+        chunk, restriction = self.advance(transitions, restriction)
         first += [chunk] if chunk else []
         self.now += 0.05
     self.check(first, 20)
@@ -214,44 +214,45 @@ class DurableStepsTest(DurableStepsTestCase):
     self.assertEqual(self.counts.names.count('resumed'), 2 * 19)
 
   def test_a_checkpoint_of_the_runner_loses_nothing(self):
-    steps, restriction = self.worker(tokens=3), self.restriction()
-    self.advance(steps, restriction)
+    transitions, restriction = self.worker(tokens=3), self.restriction()
+    self.advance(transitions, restriction)
     self.now += 0.05
-    # The runner took the restriction while the step was made.
-    first = steps.next(restriction, 'prompt')
+    # The runner took the restriction while the transition was made.
+    first = transitions.next(restriction, 'prompt')
     self.assertIsNotNone(first.chunk)
-    chunks = self.to_the_end(steps, restriction)
+    chunks = self.to_the_end(transitions, restriction)
     self.check(chunks, 3)
     self.assertEqual(chunks[0], first.chunk)
     self.assertNotIn('resumed', self.counts.names)
 
-  def test_another_worker_went_on_in_between(self):
+  def test_another_worker_took_it_over_meanwhile(self):
     mine, other = self.worker(tokens=9), self.worker(tokens=9)
     chunks, restriction = [], self.restriction()
-    for steps in 8 * [mine] + 12 * [other]:
+    for transitions in 8 * [mine] + 12 * [other]:
       self.now += 0.05
-      chunk, restriction = self.advance(steps, restriction)
+      chunk, restriction = self.advance(transitions, restriction)
       chunks += [chunk] if chunk else []
       if restriction.is_finished:
         break
       if len(chunks) == 2:
         break
-    self.assertEqual(len(mine.texts), 1)
+    self.assertEqual(len(mine.requests), 1)
     self.check(self.to_the_end(mine, restriction, chunks=chunks), 9)
 
   def test_a_lost_engine_is_tried_again_later(self):
-    steps, restriction = self.worker(), self.restriction()
-    self.advance(steps, restriction)
+    transitions, restriction = self.worker(), self.restriction()
+    self.advance(transitions, restriction)
     self.now += 0.12
-    steps.handler.sessions[0].close()
-    chunk, restriction = self.advance(steps, restriction)
+    transitions.handler.sessions[0].close()
+    chunk, restriction = self.advance(transitions, restriction)
     # What was made before is not thrown away.
     self.assertEqual(len(chunk.token_ids), 2)
     self.assertEqual(restriction.losses, 1)
-    self.assertEqual(self.advance(steps, restriction), (None, restriction))
-    self.assertEqual(len(steps.handler.sessions), 1)
-    self.check(self.to_the_end(steps, restriction, chunks=[chunk]))
-    self.assertEqual(len(steps.handler.sessions), 2)
+    self.assertEqual(
+        self.advance(transitions, restriction), (None, restriction))
+    self.assertEqual(len(transitions.handler.sessions), 1)
+    self.check(self.to_the_end(transitions, restriction, chunks=[chunk]))
+    self.assertEqual(len(transitions.handler.sessions), 2)
     self.assertEqual(self.counts.names.count('retries'), 1)
     self.assertEqual(self.counts.names.count('resumed'), 1)
 
@@ -261,101 +262,101 @@ class DurableStepsTest(DurableStepsTestCase):
         super().__init__(*args)
         self.close()
 
-    steps = self.worker(session_type=Dead)
+    transitions = self.worker(session_type=Dead)
     begun = self.now
-    chunk, = self.to_the_end(steps, self.restriction())
+    chunk, = self.to_the_end(transitions, self.restriction())
     self.assertEqual(chunk.error_kind, 'engine')
     self.assertEqual(self.counts.names.count('retries'), 8)
     self.assertGreater(self.now - begun, 35)
 
   def test_an_engine_that_cannot_resume(self):
-    steps = self.worker(session_type=_NoResume)
+    transitions = self.worker(session_type=_NoResume)
     restriction = self.restriction()
-    self.advance(steps, restriction)
-    steps.handler.sessions[0].close()
+    self.advance(transitions, restriction)
+    transitions.handler.sessions[0].close()
     chunks = []
     for _ in range(10):
       self.now += 0.05
-      chunk, restriction = self.advance(steps, restriction)
+      chunk, restriction = self.advance(transitions, restriction)
       chunks += [chunk] if chunk else []
     # Nothing was emitted before, so that it can start again; then not.
     self.assertEqual([c.error for c in chunks], [None])
-    steps.handler.sessions[1].close()
-    chunks = self.to_the_end(steps, restriction, chunks=chunks)
+    transitions.handler.sessions[1].close()
+    chunks = self.to_the_end(transitions, restriction, chunks=chunks)
     self.assertEqual(chunks[-1].error_kind, 'engine')
 
   def test_inputs_that_fail(self):
-    steps = self.worker()
-    chunk, after = self.advance(steps, self.restriction(), 'bad')
+    transitions = self.worker()
+    chunk, after = self.advance(transitions, self.restriction(), 'bad')
     self.assertEqual(chunk.error, 'invalid: it is bad')
     self.assertTrue(after.is_finished)
-    chunk, _ = self.advance(steps, self.restriction(), 'worse')
+    chunk, _ = self.advance(transitions, self.restriction(), 'worse')
     self.assertRegex(chunk.error, "^invalid: 'worse' .*no role")
     unnamed = dataclasses.replace(self.restriction(), error='invalid: no name')
-    chunk, after = self.advance(steps, unnamed)
+    chunk, after = self.advance(transitions, unnamed)
     self.assertEqual((chunk.error, chunk.index), ('invalid: no name', 0))
-    self.assertEqual(len(steps.texts), 0)
+    self.assertEqual(len(transitions.requests), 0)
 
   def test_a_duplicate_fails_alone(self):
-    steps, restriction = self.worker(), self.restriction()
-    self.advance(steps, restriction)
+    transitions, restriction = self.worker(), self.restriction()
+    self.advance(transitions, restriction)
     duplicate = self.restriction()
-    chunk, after = self.advance(steps, duplicate)
+    chunk, after = self.advance(transitions, duplicate)
     self.assertEqual((chunk.error_kind, chunk.index), ('duplicate', 0))
     # An id of its own, and the same when its bundle is tried again.
     self.assertRegex(chunk.request_id, '^a-duplicate-[0-9a-f]{16}$')
-    again, _ = self.advance(steps, duplicate)
+    again, _ = self.advance(transitions, duplicate)
     self.assertEqual(again.request_id, chunk.request_id)
     self.assertTrue(after.is_finished)
-    self.check(self.to_the_end(steps, restriction))
+    self.check(self.to_the_end(transitions, restriction))
 
   def test_a_duplicate_that_is_cancelled_or_resumed_fails_alone(self):
     for before in (dict(is_cancelled=True), dict(index=3, tokens=17)):
-      steps, restriction = self.worker(), self.restriction()
-      self.advance(steps, restriction)
+      transitions, restriction = self.worker(), self.restriction()
+      self.advance(transitions, restriction)
       duplicate = dataclasses.replace(self.restriction(), **before)
-      chunk, _ = self.advance(steps, duplicate)
+      chunk, _ = self.advance(transitions, duplicate)
       self.assertEqual((chunk.error_kind, chunk.index), ('duplicate', 0))
       self.assertNotEqual(chunk.request_id, 'a')
-      self.check(self.to_the_end(steps, restriction))
+      self.check(self.to_the_end(transitions, restriction))
 
   def test_an_id_is_free_after_its_end(self):
-    steps = self.worker(tokens=3)
+    transitions = self.worker(tokens=3)
     for _ in range(2):
-      self.check(self.to_the_end(steps, self.restriction()), 3)
+      self.check(self.to_the_end(transitions, self.restriction()), 3)
 
-  def test_what_has_begun_elsewhere_is_no_duplicate(self):
+  def test_a_request_begun_elsewhere_is_no_duplicate(self):
     # Both were let in, by two workers; failing here would cost a text.
-    other, steps = self.worker(), self.worker()
+    other, transitions = self.worker(), self.worker()
     restriction = self.restriction()
     self.advance(other, restriction)
     self.now += 0.05
     chunk, restriction = self.advance(other, restriction)
-    self.advance(steps, self.restriction())
-    self.check(self.to_the_end(steps, restriction, chunks=[chunk]))
+    self.advance(transitions, self.restriction())
+    self.check(self.to_the_end(transitions, restriction, chunks=[chunk]))
 
   def test_the_same_id_in_two_windows_or_transforms_is_two(self):
     one = self.worker()
-    other = DurableSteps(
+    other = Transitions(
         one._inputs,
         one._options,
         one.lease,
-        one.texts,
+        one.requests,
         self.counts.metrics,
         self.clock, lambda: self.now + 1e9,
         owner='another')
-    for steps, windows in ((one, ('w1', )), (one, ('w2', )), (other, ('w1', ))):
-      self.assertIsNone(steps.next(self.restriction(), 'prompt', windows))
-    self.assertEqual(len(one.texts), 3)
+    for transitions, windows in ((one, ('w1', )), (one, ('w2', )), (other, ('w1', ))):
+      self.assertIsNone(transitions.next(self.restriction(), 'prompt', windows))
+    self.assertEqual(len(one.requests), 3)
     for windows in (('w1', ), ('w0', 'w2')):
-      step = one.next(self.restriction(), 'prompt', windows)
-      self.assertEqual(step.chunk.error_kind, 'duplicate')
-      self.assertEqual(len(one.texts), 3)
+      transition = one.next(self.restriction(), 'prompt', windows)
+      self.assertEqual(transition.chunk.error_kind, 'duplicate')
+      self.assertEqual(len(one.requests), 3)
 
-  def test_windows_that_a_runner_parts_go_on_each_by_itself(self):
+  def test_windows_that_a_runner_splits_are_requests_of_their_own(self):
     """Copies of a restriction, as Prism makes them between stages."""
     for parted_at in range(4):
-      steps, copies = self.worker(tokens=20), {('w1', 'w2'): self.restriction()}
+      transitions, copies = self.worker(tokens=20), {('w1', 'w2'): self.restriction()}
       chunks = {('w1', ): [], ('w2', ): []}
       submissions = 0
       for turn in range(100):
@@ -365,27 +366,27 @@ class DurableStepsTest(DurableStepsTestCase):
         for windows, restriction in copies.items():
           if restriction.is_finished:
             continue
-          step = steps.next(restriction, 'prompt', windows)
-          if step is None:
+          transition = transitions.next(restriction, 'prompt', windows)
+          if transition is None:
             continue
-          steps.was_claimed(step)
-          copies[windows] = step.after
+          transitions.was_claimed(transition)
+          copies[windows] = transition.after
           for window in windows:
             chunks[
                 window,
-            ] += [step.chunk] if step.chunk else []
-        submissions = max(submissions, steps.begun)
+            ] += [transition.chunk] if transition.chunk else []
+        submissions = max(submissions, transitions.begun)
         self.now += 0.05
       for made in chunks.values():
         self.check(made, 20)
       self.assertLessEqual(submissions, 3)
-      self.assertEqual(len(steps.texts), 0)
+      self.assertEqual(len(transitions.requests), 0)
 
   def test_a_submission_that_another_transform_made_is_not_its(self):
-    steps = self.worker()
-    session = steps.lease.session()
+    transitions = self.worker()
+    session = transitions.lease.session()
     session.submit(Request('a', 'prompt'))
-    self.check(self.to_the_end(steps, self.restriction()))
+    self.check(self.to_the_end(transitions, self.restriction()))
     self.assertTrue(session.knows('a'))
 
 
