@@ -265,7 +265,9 @@ def splitter_for(
   """
   inner = innermost(handler)
   # MLTransform wraps the handlers of embeddings.
-  inner = getattr(inner, '_underlying', inner)
+  wrapped = getattr(inner, '_underlying', None)
+  if hasattr(wrapped, 'splits_failed_batches'):
+    inner = wrapped
   if handler.should_skip_batching():
     if bisects:
       raise ValueError(

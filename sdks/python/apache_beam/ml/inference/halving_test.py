@@ -316,6 +316,13 @@ class RunInferenceHalvesTest(RunInferenceTestCase):
     self.assertEqual(counters['batches_split'], 1)
     self.assertEqual(counters['num_inferences'], 4)
 
+  def test_a_handler_of_the_users_with_the_attribute_of_mltransforms(self):
+    handler = _Model(min_batch_size=4, max_batch_size=4)
+    handler._underlying = {'any': 'thing'}
+    with self._pipeline() as p:
+      results = self._texts(p, *'abcd') | base.RunInference(handler)
+      assert_that(results, equal_to([f'{text} of 2' for text in 'abcd']))
+
   def test_later_batches_are_smaller(self):
     p = self._pipeline()
     handler = _Small(max_batch_size=32, batch_length_fn=len)

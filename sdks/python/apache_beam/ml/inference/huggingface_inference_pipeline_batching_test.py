@@ -22,6 +22,8 @@ import tempfile
 import types
 import unittest
 
+import numpy as np
+
 import apache_beam as beam
 from apache_beam.ml.inference.base import PredictionResult
 from apache_beam.ml.inference.base import RunInference
@@ -44,6 +46,7 @@ try:
   from apache_beam.ml.inference.huggingface_inference import HuggingFacePipelineModelHandler
   from apache_beam.ml.inference.huggingface_inference import PipelineTask
   from apache_beam.ml.inference.huggingface_pipeline_batching import PipelineBatches
+  from apache_beam.ml.inference.huggingface_pipeline_batching import _letters
 except ImportError:
   raise unittest.SkipTest('PyTorch and transformers are not installed.')
 
@@ -159,6 +162,31 @@ class PipelineBatchingTest(unittest.TestCase):
         'text-generation', 'text', False, inference_args=args)
     self.assertEqual(calls, [1] * NEW_TOKENS * len(TEXTS))
     self.assertEqual(batched, single)
+
+  def test_lengths_of_the_generation_config_that_count_padding(self):
+    for name, instead in (('max_length', 'max_new_tokens'),
+                          ('min_length', 'min_new_tokens')):
+      handler = self.handler('text-generation', 'text')
+      pipeline = handler.load_model()
+      config = getattr(pipeline, 'generation_config', None)
+      config = config or pipeline.model.generation_config
+      config.max_new_tokens = config.min_new_tokens = None
+      config.max_length = config.min_length = None
+      setattr(config, name, 20)
+      args = {'do_sample': False}
+      with self.assertRaisesRegex(ValueError,
+                                  f'config has {name}=20, .* Pass {instead}'):
+        handler.run_inference(TEXTS, pipeline, args)
+      if name == 'max_length':
+        handler.run_inference(TEXTS, pipeline, {**args, instead: 2})
+
+  def test_arrays_have_the_length_of_their_numbers(self):
+    self.assertEqual([
+        _letters(x) for x in (
+            'abc', np.ones((2, 3)), [1.0, 2.0], {
+                'raw': np.ones(5), 'sampling_rate': 16000
+            }, b'ab', None)
+    ], [3, 6, 2, 6, 2, 0])
 
   def test_in_a_pipeline(self):
     handler = self.handler('text-classification', 'classes')

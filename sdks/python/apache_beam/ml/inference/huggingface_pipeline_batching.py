@@ -26,6 +26,7 @@ another result.
 
 import logging
 import math
+import numbers
 import threading
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -182,6 +183,8 @@ class PipelineBatches:
       ValueError: if the results depend on the batch.
     """
     self.check_args('inference_args', inference_args)
+    if getattr(pipeline, 'task', None) == _GENERATION:
+      self._check_config(pipeline, inference_args)
 
     def call(inputs):
       # The pipeline takes a tuple for one input.
@@ -234,6 +237,23 @@ class PipelineBatches:
           'verify_pipeline_batching=False.')
     self._local.compared = padding
 
+  def _check_config(self, pipeline, inference_args):
+    """Refuses lengths of the model's own generation config that count padding."""
+    config = getattr(pipeline, 'generation_config', None)
+    if config is None:
+      config = getattr(pipeline.model, 'generation_config', None)
+    given = {**getattr(pipeline, '_forward_params', {}), **inference_args}
+    for name in ('max_length', 'min_length'):
+      instead = name.replace('length', 'new_tokens')
+      if getattr(config, name, None) and not any(
+          value is not None
+          for value in (given.get(instead), getattr(config, instead, None))):
+        raise ValueError(
+            f"{self._handler}: the model's own generation config has {name}="
+            f'{getattr(config, name)!r}, which counts the padding of the prompts. '
+            f'Pass {instead} in inference_args, or leave use_pipeline_batching '
+            'out.')
+
   def _refuse_feature_extraction(self, task):
     # transformers returns the hidden states of the padding too, so that the
     # result for an input would depend on the longest one in its batch.
@@ -269,8 +289,14 @@ def _has_no_token(example, pipeline) -> bool:
 
 
 def _letters(example) -> int:
-  if isinstance(example, str):
+  """The letters of a text, or the numbers of an array."""
+  if isinstance(example, (str, bytes)):
     return len(example)
+  shape = getattr(example, 'shape', None)
+  if shape is not None:
+    return math.prod(shape)
+  if isinstance(example, numbers.Number):
+    return 1
   parts = example.values() if isinstance(example, Mapping) else example
   try:
     return sum(map(_letters, parts))

@@ -18,6 +18,7 @@
 """Lengths of examples, where a model handler knows them without being told."""
 
 import logging
+import numbers
 import uuid
 from collections.abc import Callable
 from collections.abc import Collection
@@ -29,6 +30,7 @@ from typing import Any
 from apache_beam.ml.inference import keyed_batching
 from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.transforms.batching.user_functions import brief
+from apache_beam.transforms.batching.user_functions import checked
 
 __all__ = [
     'Tolerant',
@@ -40,6 +42,8 @@ __all__ = [
 ]
 
 _LOGGER = logging.getLogger(__name__)
+# More than the context of any model.
+_MAX_NEW_TOKENS = 1 << 20
 # The length functions that a process has warned of.
 _WARNED: set[str] = set()
 
@@ -119,7 +123,8 @@ class Tolerant:
   no reason to fail. The first in a process is logged with its reason.
   """
   def __init__(self, length_fn: Callable[[Any], int], owner: str, name: str):
-    self._length_fn = length_fn
+    self._length_fn = checked(
+        length_fn, f'get_length_fn of {name}', owner, is_length=True)
     self._owner = owner
     self._name = name
     self._id = uuid.uuid4().hex
@@ -151,7 +156,11 @@ def new_tokens(inference_args: Mapping[str, Any] | None) -> int:
   """
   args = inference_args if isinstance(inference_args, Mapping) else {}
   config = getattr(args.get('generation_config'), 'max_new_tokens', None)
-  return args.get('max_new_tokens', config) or 0
+  most = args.get('max_new_tokens', config)
+  if not isinstance(most, numbers.Real) or not most > 0:
+    return 0
+  # Some say sys.maxsize, for a text up to its end.
+  return int(min(most, _MAX_NEW_TOKENS))
 
 
 def of_tensors(

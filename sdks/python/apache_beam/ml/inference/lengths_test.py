@@ -96,6 +96,12 @@ class KnownLengthTest(unittest.TestCase):
     with self.assertLogs('apache_beam.ml.inference.lengths') as logs:
       self.assertEqual([1, 1, 2], [length_fn(x) for x in (None, 5, 'ab')])
     line, = logs.output
+    for wrong in (None, -1, float('nan'), '3', 1 << 62):
+      with mock.patch.object(_KnowsLengths,
+                             'get_length_fn',
+                             lambda *_, wrong=wrong: lambda text: wrong):
+        with self.assertLogs('apache_beam.ml.inference.lengths'):
+          self.assertEqual(1, _known(_KnowsLengths())[0]('abc'), wrong)
     self.assertIn(
         'RunInference: _KnowsLengths cannot tell the length of the example None',
         line)
@@ -165,7 +171,10 @@ class LengthOfTensorsTest(unittest.TestCase):
                            ({'max_new_tokens': 6,
                              'generation_config': config}, 8),
                            ({'generation_config': None}, 2), ({}, 2),
-                           (object.__new__(beam.pvalue.AsDict), 2)):
+                           (object.__new__(beam.pvalue.AsDict), 2),
+                           ({'max_new_tokens': sys.maxsize}, 2 + (1 << 20)),
+                           ({'max_new_tokens': float('inf')}, 2 + (1 << 20)),
+                           ({'max_new_tokens': -100}, 2)):
       self.assertEqual(
           lengths.of_tensors(print, None, args)(np.empty(2)), expected)
 

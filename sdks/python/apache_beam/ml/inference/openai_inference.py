@@ -18,6 +18,7 @@
 """Model handlers for servers that speak OpenAI's API, which can stream."""
 
 import os
+import re
 import urllib.parse
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -208,13 +209,18 @@ class OpenAIChatModelHandler(_OpenAIModelHandler):
 def _check_url(name: str, base_url: Any) -> None:
   if not isinstance(base_url, str):
     raise TypeError(f'{name}(base_url={_shown(base_url)}): must be a str.')
-  url = urllib.parse.urlsplit(base_url)
+  try:
+    url = urllib.parse.urlsplit(base_url)
+    is_url = bool(url.port is None or
+                  url.port) and not re.search(r'\s', base_url)
+  except ValueError:
+    is_url, url = False, urllib.parse.urlsplit('')
   if url.username or url.password or url.query or url.fragment:
     # Not shown, it may hold a key.
     raise ValueError(
         f'{name}(base_url=...): must hold no user, password, query or fragment; '
         'name the environment variable of the key with api_key_env.')
-  if url.scheme not in ('http', 'https') or not url.hostname:
+  if not is_url or url.scheme not in ('http', 'https') or not url.hostname:
     raise ValueError(
         f'{name}(base_url={_shown(base_url)}): must be like '
         "'https://host/v1' or 'http://host:port/v1'.")

@@ -142,6 +142,9 @@ class OpenAIInferenceTest(unittest.TestCase):
       for kwargs, error in (
           ({'base_url': 3}, TypeError),
           ({'base_url': 'ftp://localhost/v1'}, ValueError),
+          ({'base_url': 'http://localhost:abc/v1'}, ValueError),
+          ({'base_url': 'http://localhost/v1 '}, ValueError),
+          ({'base_url': 'http://localhost/v1\n'}, ValueError),
           ({'base_url': 'https://me:secret@localhost/v1'}, ValueError),
           ({'base_url': 'https://localhost/v1?key=secret'}, ValueError),
           ({'model': ''}, ValueError), ({'resumes': 'maybe'}, ValueError),

@@ -257,6 +257,16 @@ class DecoderTest(unittest.TestCase):
     } for t in TOKENS]
     self.check(self.gpt2, TOKENS, handler.run_inference(batch, self.gpt2))
 
+  def test_generation_with_padding_on_the_right_is_refused(self):
+    handler = PytorchModelHandlerTensor(
+        inference_fn=make_tensor_model_fn('generate'), padding=PaddingOptions())
+    args = {'max_new_tokens': 2, 'pad_token_id': 0}
+    with self.assertRaisesRegex(
+        ValueError, r"GPT2.* generates. Pass PaddingOptions\(side='left'\)"):
+      handler.run_inference([torch.tensor(t) for t in TOKENS], self.gpt2, args)
+    # Nothing is padded.
+    handler.run_inference([torch.tensor(TOKENS[0])], self.gpt2, args)
+
   def test_generated_tokens_pass_untouched(self):
     new_tokens = 5
     handler = PytorchModelHandlerTensor(

@@ -22,6 +22,7 @@
 import functools
 import json
 import threading
+import time
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -63,7 +64,11 @@ _ORGANIZATION = 'sentence-transformers'
 # Texts by which a tokenizer and its Rust code are held against each other.
 _PROBES = ('', 'Two words,\n\tand 10% more: naïve 中文 🙂', '<s>[CLS]</s> <pad>')
 
+# What did not load is tried again after so long; a text in between has no length.
+_FAILED_SECS = 300.0
+
 _lock = threading.Lock()
+_failed: dict[tuple, tuple[float, str]] = {}
 
 
 class TokenCount:
@@ -222,8 +227,16 @@ def _count(example, counter, longest):
 
 def _once(load: Callable, name: str, **loading):
   # One thread loads it and the others wait.
+  key = (load, name, *loading.items())
   with _lock:
-    return _load_once(load, name, **loading)
+    until, why = _failed.get(key, (0.0, ''))
+    if time.monotonic() < until:
+      raise ValueError(why)
+    try:
+      return _load_once(load, name, **loading)
+    except Exception as e:
+      _failed[key] = time.monotonic() + _FAILED_SECS, f'{e!r:.200}'
+      raise
 
 
 @functools.lru_cache(maxsize=8)

@@ -191,6 +191,21 @@ class TokenCountTest(unittest.TestCase):
     self.assertEqual(count(_text(3)), 3)
     self.assertEqual(TokenCount(self.path('classes'))(_text(4)), 4)
 
+  def test_what_does_not_load_is_not_tried_for_each_text(self):
+    count = TokenCount(self.path('nowhere'))
+    with mock.patch('transformers.AutoTokenizer.from_pretrained') as load:
+      load.side_effect = OSError('no such model')
+      for _ in range(3):
+        with self.assertRaisesRegex((OSError, ValueError), 'no such model'):
+          count('text')
+      self.assertEqual(load.call_count, 1)
+      with mock.patch.object(token_counts, '_FAILED_SECS', 0.0):
+        token_counts._failed.clear()
+        for _ in range(2):
+          with self.assertRaises(OSError):
+            count('text')
+      self.assertEqual(load.call_count, 3)
+
   @given(st.text() | st.lists(st.sampled_from(['word', 'user', '[PAD]', '!'])))
   def test_the_rust_code_counts_the_same(self, text):
     text = text if isinstance(text, str) else ' '.join(text)

@@ -122,13 +122,15 @@ def length_batching_do_fn(
   if transform._max_batch_weight is not None:
     sums = [(None, transform._max_batch_size),
             (size_fn, transform._max_batch_weight)]
+  args = dict(transform._in_bundle_args)
+  args['min_batch_size'] = opt_in.whole_size(args['min_batch_size'])
   return LengthBatchingDoFn(
       length_fn,
       sums,
       transform._options,
       is_measured=caller.measured_type is not None,
       model=caller.model,
-      **transform._in_bundle_args)
+      **args)
 
 
 def _itself(transform, pcoll):

@@ -15,6 +15,7 @@
 # limitations under the License.
 #
 
+import fractions
 import itertools
 import math
 import unittest
@@ -115,6 +116,16 @@ class BatchElementsByLengthTest(unittest.TestCase):
             p
             | one_bundle([1])
             | BatchElements(length_fn=len, options=BatchingOptions()))
+
+  def test_sizes_that_are_no_integers(self):
+    for low, high in ((2.0, 8), (1.5, 8.0), (fractions.Fraction(3, 2), 2),
+                      (math.inf, math.inf)):
+      with pipeline(FLAG) as p:
+        texts = (
+            p | one_bundle([1, 2, 3, 4])
+            | BatchElements(low, high, length_fn=len)
+            | beam.FlatMap(lambda batch: map(len, batch)))
+        assert_that(texts, equal_to([1, 2, 3, 4]))
 
   def test_options_without_a_length_function(self):
     with self.assertRaisesRegex(ValueError, 'BatchElements.*length_fn'):

@@ -31,6 +31,8 @@ __all__ = ['approximate_bytes']
 _DEPTH = 4
 # How many parts of a long list stand for all of them.
 _PARTS = 16
+# More than any memory; sums fit 64 bits.
+_MAX_BYTES = 1 << 50
 # Bytes of a pixel in a band, where it is not one.
 _IMAGE = {'I': 4, 'F': 4, 'I;16': 2}
 _FLAT = frozenset(
@@ -53,11 +55,11 @@ def approximate_bytes(element: Any, depth: int = _DEPTH) -> int:
   total = _own(element)
   try:
     parts = _parts(element) if depth else ()
+    some = parts[::-(-len(parts) // _PARTS)] if parts else ()
   except Exception:  # pylint: disable=broad-except
-    parts = ()  # A mapping of the user's may do anything.
-  if not parts:
+    some = ()  # A container of the user's may do anything.
+  if not some:
     return total
-  some = parts[::-(-len(parts) // _PARTS)]
   # Most parts are flat, and a call takes as long as their size.
   sizes = [
       part.__sizeof__() if type(part) in _FLAT else approximate_bytes(
@@ -81,7 +83,7 @@ def _known(element) -> int | None:
       return _sparse(element)
     nbytes = getattr(element, 'nbytes', None)
     if isinstance(nbytes, int):
-      return nbytes
+      return min(max(nbytes, 0), _MAX_BYTES)
     if module.startswith('PIL.'):
       width, height = element.size
       return width * height * len(element.getbands()) * _IMAGE.get(

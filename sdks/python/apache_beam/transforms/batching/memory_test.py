@@ -76,7 +76,20 @@ class ApproximateBytesTest(unittest.TestCase):
       def __sizeof__(self):
         raise TypeError
 
-    self.assertGreater(approximate_bytes(Strange()), 0)
+    class Row(list):
+      def __getitem__(self, index):
+        raise TypeError('columns alone')
+
+    class Lazy(tuple):
+      def __len__(self):
+        raise TypeError('not known')
+
+    class Huge:
+      nbytes = 10**30
+
+    for element in (Strange(), Row(range(40)), Lazy('ab')):
+      self.assertGreater(approximate_bytes(element), 0)
+    self.assertLess(approximate_bytes([Huge()] * 1000), 1 << 62)
     self.assertEqual(sys.getsizeof(None), approximate_bytes(None))
 
 

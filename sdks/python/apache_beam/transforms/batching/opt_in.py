@@ -42,6 +42,7 @@ __all__ = [
     'is_enabled',
     'options_with_metrics',
     'say',
+    'whole_size',
     'why_not',
 ]
 
@@ -54,6 +55,8 @@ EXPERIMENT = 'smart_bucketing'
 # Experiments this close to the name of one of ours are taken for a slip.
 _EXPERIMENTS = (EXPERIMENT, 'iterative_inference')
 _MOST_SLIPS = 2
+# Of a batch: all of a bundle.
+_MAX_SIZE = 1 << 30
 
 
 def say(owner: str, state: str) -> None:
@@ -239,7 +242,12 @@ def default_options(min_batch_size: int) -> BatchingOptions:
   """What holds without options: a buffer of several batches to choose from."""
   held = BatchingOptions().max_buffered_elements
   return BatchingOptions(
-      max_buffered_elements=max(held, 8 * math.ceil(min_batch_size)))
+      max_buffered_elements=max(held, 8 * whole_size(min_batch_size)))
+
+
+def whole_size(batch_size: float) -> int:
+  """The least number of elements that is no less than a batch size."""
+  return math.ceil(min(batch_size, _MAX_SIZE))
 
 
 def options_with_metrics(

@@ -123,6 +123,11 @@ class BatchElementsAcrossBundlesTest(unittest.TestCase):
     for flags in ((), (_FLAG, )):
       self._check_sizes([[1, 1, 5, 5, 9]], len, flags, min_batch_size=10)
 
+  def test_a_size_that_is_no_integer(self):
+    self._check_sizes([[1, 1, 5, 5, 9]], lambda text: 1, (_FLAG, ),
+                      min_batch_size=4.5,
+                      length_fn=len)
+
   def test_sizes_count_where_elements_are_grouped_by_length(self):
     for size_fn, expected in (
         (len, [[5, 5], [1, 1], [9]]),

@@ -105,6 +105,8 @@ def _round_up(value: Any) -> int:
   except TypeError:
     if isinstance(value, (str, bytes)):
       raise
+    if getattr(value, 'size', None) == 1 and hasattr(value, 'item'):
+      value = value.item()  # Of an array of one number.
     return math.ceil(float(value))
 
 

@@ -67,6 +67,7 @@ class CheckedFnTest(unittest.TestCase):
     for value in (True,
                   numpy.int64(1),
                   numpy.array(1),
+                  numpy.array([0.5]),
                   numpy.float32(0.5),
                   decimal.Decimal('0.5')):
       result = self._returning(value)('abc')

@@ -22,25 +22,28 @@ import re
 
 __all__ = ['hide_keys', 'is_variable_name']
 
-# How keys of providers start.
+# How keys of providers start; names of models start with some of them and '-'.
 _PREFIX = (
-    'sk|pk|rk|gsk|hf|xai|pplx|nvapi|nvcf|r8|fw|tgp|csk|ghp|gho|github_pat|glpat'
-)
+    '(?:sk|pk|rk|xai|pplx|nvapi|nvcf|tgp|csk|glpat)[-_]|'
+    '(?:gsk|hf|r8|fw|ghp|gho|github_pat)_')
 _KEY = re.compile(
-    rf'\b(?:{_PREFIX})[-_](?=\S*[\d*A-Z])[\w*.-]{{8,}}|\bAIza[\w-]{{20,}}|'
-    r'\beyJ[\w-]+\.[\w.-]+|\b[Bb]earer \S{8,}|[\w-]*\*{3,}[\w*-]*|'
-    r'(?<=://)[^/@\s]+(?=@)')
+    rf'\b(?:{_PREFIX})(?=\S*[\d*A-Z])[\w*.-]{{8,}}|\bAIza[\w-]{{20,}}|'
+    r'\beyJ[\w-]+\.[\w.-]+|\b[Bb]earer (?=\S*[^a-z\s])\S{8,}|'
+    r'[\w-]*\*{3,}[\w*-]*|(?<=://)[^/@\s]+(?=@)')
 # Keys mix letters and digits, or cases, or are long.
 _WORD = re.compile(
-    r'[A-Z\d]{0,8}|[a-z\d]{0,8}|([A-Z]{1,20}|[a-z]{1,20})\d{0,4}|'
-    r'[A-Za-z][a-z]{0,10}([A-Z][a-z]{1,10}){0,4}')
+    r'[A-Z\d]{0,8}|[a-z\d]{0,8}|([A-Z]{1,28}|[a-z]{1,20})\d{0,4}|'
+    r'[A-Za-z][a-z]{0,10}([A-Z]{1,4}[a-z]{1,10}){0,4}[A-Z]{0,3}')
+# What is put for a key where a server wants none: EMPTY, none, ollama, x.
+_DUMMY = re.compile('[a-z]{1,8}|[A-Z]{1,8}')
 
 
 def is_variable_name(value: str) -> bool:
   """Whether it is a name of an environment variable, and not like a key."""
   return (
       value.isascii() and value.isidentifier() and len(value) <= 64 and
-      not re.match(f'(?:{_PREFIX})_', value) and not _KEY.fullmatch(value) and
+      not re.match(rf'(?:{_PREFIX})[^_]{{9,}}', value) and
+      not _KEY.fullmatch(value) and
       all(_WORD.fullmatch(word) for word in value.split('_')))
 
 
@@ -48,10 +51,11 @@ def hide_keys(text: str, key: str | None = None) -> str:
   """A text without keys.
 
   Args:
-    key: also hidden where a message has only its start.
+    key: also hidden where a message has only its start. One that is a short
+      word of letters is none.
   """
-  if key:
-    text = text.replace(key, '***')
+  if key and not _DUMMY.fullmatch(key):
+    text = re.sub(rf'(?<!\w){re.escape(key)}(?!\w)', '***', text)
     if len(key) >= 12:
       text = re.sub(rf'{re.escape(key[:6])}\S*', '***', text)
   return _KEY.sub('***', text)

@@ -49,6 +49,9 @@ __all__ = [
 
 # A request that was not polled for so long is at another worker.
 _FORGET_SECS = 600.0
+# A request is polled at least so often, since it may end before it has the tokens
+# of a chunk.
+_MAX_POLL_SECS = 5.0
 # Where a runner takes whole seconds only, a request may be polled so often for
 # each chunk of its tokens, and so often more for its first and its last; else it
 # resumes up to a second late. A pending one may be polled so often in vain.
@@ -97,6 +100,8 @@ class DurableRequest(InFlightRequest):
     poll_at: when it should be polled next, if it was deferred.
     deferred_at, delay: when it was, and the delay that the runner was asked for.
     checkpoints: how many it has had.
+    is_early: whether it is polled before a chunk is expected.
+    early_polls: how often it was.
     owed: tokens by which chunks must be longer, to make up for checkpoints
       without a chunk; negative if they were longer.
   """
@@ -115,6 +120,8 @@ class DurableRequest(InFlightRequest):
       'deferred_at',
       'delay',
       'checkpoints',
+      'is_early',
+      'early_polls',
       'owed')
 
   def __init__(
@@ -142,6 +149,8 @@ class DurableRequest(InFlightRequest):
     self.deferred_at: float | None = None
     self.delay = 0.0
     self.checkpoints = 0
+    self.is_early = False
+    self.early_polls = 0
     # The first checkpoint has no chunk: the request is submitted.
     self.owed = -options.chunk_tokens
 
@@ -197,7 +206,7 @@ class DurableRequest(InFlightRequest):
       unread = 0 if self.unread is None else self.unread.tokens
       if made + unread + self.tokens_to_come() >= self.limit:
         allowed += _LAST_POLLS
-    return allowed - self.checkpoints
+    return allowed + self.early_polls - self.checkpoints
 
   def _is_ready(self, delta):
     self.unread = delta
@@ -296,11 +305,15 @@ class DurableRequests:
   def defer(self, request: DurableRequest, has_chunk: bool) -> float:
     """Counts a checkpoint; returns when to poll the request next."""
     request.checkpoints += 1
-    if not has_chunk and not self.delays.are_cut:
+    if not has_chunk and request.is_early:
+      request.early_polls += 1
+    elif not has_chunk and not self.delays.are_cut:
       # Where they are cut, polls_left bounds how often it resumes in vain.
       request.owed += request.options.chunk_tokens
     now = self._clock()
     due = self.speed.due_at(request, now)
+    request.is_early = due > now + _MAX_POLL_SECS
+    due = min(due, now + _MAX_POLL_SECS)
     if request.newest() is None:
       # Nobody knows when it begins.
       request.poll_at = self._poll_times.at(due, now, late=due - now)

@@ -125,6 +125,18 @@ class LimitsTest(TransitionsTestCase):
     self.assertTrue(generates_for(transitions.handler.sessions[0], 'new'))
     self.assertFalse(generates_for(transitions.handler.sessions[0], 'gone'))
 
+  def test_the_end_of_a_slow_text_is_not_waited_for_long(self):
+    # Three tokens, and no more: a chunk of 8 would take 30 s.
+    transitions = self.worker(tokens=3, rate=0.3)
+    transitions._limit = None
+    begun, restriction = self.now, self.restriction()
+    while not restriction.is_finished:
+      chunk, restriction = self.advance(transitions, restriction)
+      if not restriction.is_finished:
+        self.now = max(
+            self.now, transitions.defer(restriction, chunk is not None))
+    self.assertLess(self.now - begun, 3 / 0.3 + 5.1)
+
   @settings(max_examples=50, deadline=None)
   @given(
       st.floats(0.2, 100.0),
@@ -144,8 +156,9 @@ class LimitsTest(TransitionsTestCase):
         poll_at = transitions.defer(restriction, chunk is not None)
         # What is owed, longer chunks make up for.
         owed = max(text.owed, 0) / 8
+        slow = (self.now - 1000.0) / 5
         self.assertLessEqual(
-            text.checkpoints, restriction.tokens / 8 + 2 + owed)
+            text.checkpoints, restriction.tokens / 8 + 2 + owed + slow)
         self.now = max(poll_at, self.now) + next(lates)
     self.check(chunks, tokens)
 

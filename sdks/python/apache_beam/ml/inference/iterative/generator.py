@@ -19,6 +19,7 @@
 
 import contextlib
 import dataclasses
+import operator
 import threading
 import time
 from collections.abc import Callable
@@ -217,7 +218,8 @@ class GeneratorSession(BufferedSession):
             break
     except _WrongPiece as e:
       error = f'engine: {e}'
-    except Exception as e:  # pylint: disable=broad-except
+    except BaseException as e:  # pylint: disable=broad-except
+      # Panics of Rust are no Exceptions, and the next batch needs this thread.
       error = f'engine: the generator function raised {e!r}'
     for request_id in unfinished.values():
       if error is None:
@@ -295,9 +297,19 @@ def _as_delta(piece):
     raise TypeError('its text is no str')
   if piece.finish_reason not in (None, *FINISH_REASONS):
     raise ValueError(f'its finish_reason is none of {FINISH_REASONS}')
-  if piece.values is not None:
-    return dataclasses.replace(piece, values=_as_array(piece.values))
-  return piece
+  if not isinstance(piece.error, (str, type(None))):
+    raise TypeError('its error is no str')
+  error = piece.error
+  if piece.finish_reason == 'error' and not error:
+    error = 'engine: the generator function gave no reason'
+  values = piece.values
+  return dataclasses.replace(
+      piece,
+      # Any ints, such as those of an array; others raise.
+      token_ids=tuple(map(operator.index, piece.token_ids)),
+      tokens=operator.index(piece.tokens),
+      error=error,
+      values=None if values is None else _as_array(values))
 
 
 def _as_array(values):

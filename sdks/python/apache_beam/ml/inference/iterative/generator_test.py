@@ -126,6 +126,22 @@ class GeneratorSessionTest(unittest.TestCase):
     session.submit(Request('good', 'good'))
     self.assertEqual(to_the_end(session, 'good')['good'].text, 'good')
 
+  def test_it_goes_on_after_a_panic(self):
+    # As those of Rust's libraries; SystemExit is one too.
+    class Panic(BaseException):
+      pass
+
+    def generate(batch, model, args):
+      if batch == ['bad']:
+        raise Panic('index out of bounds')
+      return letters(batch, model, args)
+
+    session = self.session(generate)
+    session.submit(Request('bad', 'bad'))
+    self.assertRegex(to_the_end(session, 'bad')['bad'].error, 'out of bounds')
+    session.submit(Request('good', 'good'))
+    self.assertEqual(to_the_end(session, 'good')['good'].text, 'good')
+
   def test_it_is_closed_when_nobody_waits_any_more(self):
     states = []
 
@@ -220,6 +236,10 @@ class GeneratorSessionTest(unittest.TestCase):
         ([(0, Delta(values=np.array([None])))], 'item 0 .*, for position 0'),
         ([(0, Delta(text=3))], 'its text is no str'),
         ([(0, Delta(finish_reason='done'))], 'its finish_reason is none of'),
+        ([(0, Delta(token_ids=None))], 'item 0 .*, for position 0'),
+        ([(0, Delta(token_ids=['1']))], 'item 0 .*, for position 0'),
+        ([(0, Delta(tokens=None))], 'item 0 .*, for position 0'),
+        ([(0, Delta(error=ValueError('x')))], 'its error is no str'),
         (None, 'the generator function returned None')):
       for count in (1, 3):
         made = iter(items) if items is not None else None
@@ -242,6 +262,12 @@ class GeneratorSessionTest(unittest.TestCase):
       end = self.run_batch(lambda *_, piece=piece: [(np.int64(0), piece)], 'a')
       self.assertIsNone(end['a'].error)
       np.testing.assert_array_equal(end['a'].values, values)
+    delta = Delta('ab', np.array([1, 2]), tokens=np.int64(2))
+    end = self.run_batch(lambda *_: [(0, delta)], 'a')['a']
+    self.assertEqual((end.token_ids, end.tokens), ((1, 2), 2))
+    self.assertEqual({type(token) for token in end.token_ids}, {int})
+    end = self.run_batch(lambda *_: [(0, Delta(finish_reason='error'))], 'a')
+    self.assertRegex(end['a'].error, 'gave no reason')
 
   def test_closing_waits_for_a_step(self):
     steps = []

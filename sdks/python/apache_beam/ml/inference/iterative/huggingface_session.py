@@ -252,7 +252,8 @@ class HuggingFaceSession(BufferedSession):
         return
       try:
         delta = self._delta(state, output)
-      except Exception as e:  # pylint: disable=broad-except
+      except BaseException as e:  # pylint: disable=broad-except
+        # Panics of tokenizers are no Exceptions; others need this thread.
         delta = Delta(
             finish_reason='error', error=f'engine: {type(e).__name__}: {e}')
       wanted = self._push(state.request_id, delta)

@@ -219,6 +219,14 @@ class InBundleTest(InBundleTestCase):
             | beam.MapTuple(lambda key, chunks: (key, summary(chunks)[1])))
         assert_that(texts, equal_to(inputs))
 
+  def test_an_element_without_its_key(self):
+    for element in ('Tell me', ('k', 'a', 'b'), None):
+      with self.subTest(element), self.assertRaisesRegex(
+          Exception, r'a pair \(key, example\), but got .*Give it a key'):
+        with pipeline() as p:
+          _ = p | beam.Create([element]) | RunInference(
+              KeyedModelHandler(words_handler()), iterative=IterativeOptions())
+
   def test_preprocessing_comes_first(self):
     handler = words_handler().with_preprocess_fn(lambda text: text.upper())
     with pipeline() as p:

@@ -48,7 +48,16 @@ class Inputs:
   length_fn: Callable[[Any], int] | None = None
 
   def is_keyed(self, element: Any) -> bool:
-    return isinstance(element, tuple) if self.keyed is None else self.keyed
+    """Raises TypeError if the element should have a key and has none."""
+    if self.keyed is None:
+      return isinstance(element, tuple)
+    if self.keyed and (not isinstance(element,
+                                      (tuple, list)) or len(element) != 2):
+      raise TypeError(
+          f'RunInference: with a KeyedModelHandler each element must be a pair '
+          f'(key, example), but got {element!r:.200}. Give it a key, or use the '
+          'model handler without keys.')
+    return self.keyed
 
   def example_of(self, element: Any) -> Any:
     return element[1] if self.is_keyed(element) else element

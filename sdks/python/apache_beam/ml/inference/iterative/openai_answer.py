@@ -42,6 +42,7 @@ class Answer:
   Attributes:
     has_choice: whether there was anything of a completion.
     has_reason: whether the server gave a reason for the end.
+    has_text: whether there was any text.
     thinks: whether there were thoughts, which are in no text.
   """
   def __init__(self, stop: Sequence[str] = (), gives_reasons: bool = False):
@@ -55,7 +56,7 @@ class Answer:
     self._blanks = 0
     self._prompt_tokens: int | None = None
     self._completion_tokens: int | None = None
-    self.thinks = False
+    self.thinks = self.has_text = False
 
   @property
   def is_stopped(self) -> bool:
@@ -81,6 +82,7 @@ class Answer:
     """Takes an event, and the text to use for it; returns what is certain."""
     self.thinks |= event.thinks
     self.has_choice |= event.has_choice
+    self.has_text |= bool(text)
     self._is_done |= event.is_done
     self._gives_reasons &= not event.is_whole
     self._refusal += event.refusal
@@ -129,7 +131,8 @@ class Answer:
         tokens=rest.tokens + made - counted,
         finish_reason=finish,
         error=error and str(error),
-        prompt_tokens=self._prompt_tokens and self._prompt_tokens - before)
+        prompt_tokens=self._prompt_tokens and
+        max(self._prompt_tokens - before, 0) or None)
 
   def _tokens_of(self, event: Event) -> int:
     if event.token_ids:

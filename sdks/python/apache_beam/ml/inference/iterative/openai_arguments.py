@@ -100,7 +100,8 @@ def check_prompt(endpoint: str, prompt: Any) -> None:
     if not all(_is_int(token) and token >= 0 for token in prompt):
       raise ValueError('a prompt which is a list holds token ids, ints from 0')
   elif not all(isinstance(message, Mapping) and 'role' in message and
-               'content' in message for message in prompt):
+               ('content' in message or message.get('tool_calls'))
+               for message in prompt):
     raise ValueError(
         "each message of a prompt is a dict with the keys 'role' and 'content'")
 

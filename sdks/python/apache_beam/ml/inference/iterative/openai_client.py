@@ -139,14 +139,15 @@ class OpenAIClient:
         except _http.RequestError as e:
           broken = e
         # What broke off may have been complete but for an empty line.
-        for name, data in reader.end():
-          if broken is None or not isinstance(data, bytes):
-            event = self._read(data, name)
-            yield event
-            if not reader.is_stream:
-              if not event.has_choice:
-                raise openai_protocol.no_completion(data)
-              yield Event(is_done=True, is_whole=True)
+        rest = [(self._read(data, name), data) for name, data in reader.end()
+                if broken is None or not isinstance(data, bytes)]
+        for event, _ in rest:
+          yield event
+        if rest and not reader.is_stream:
+          if not any(event.has_choice for event, _ in rest):
+            raise openai_protocol.no_completion(rest[0][1])
+          if len(rest) == 1:
+            yield Event(is_done=True, is_whole=True)
         if broken is not None:
           raise broken
     except Exception as e:
@@ -201,16 +202,21 @@ class OpenAIClient:
       CallFailed: if it is none, or too large.
     """
     size, refused = 0, []
-    async for part in response.aiter_bytes():
-      size += len(part)
-      if size > self._limits.max_body_bytes:
-        raise CallFailed(
-            'malformed',
-            f'the answer exceeds {self._limits.max_body_bytes} bytes')
+    try:
+      async for part in response.aiter_bytes():
+        size += len(part)
+        if size > self._limits.max_body_bytes:
+          raise CallFailed(
+              'malformed',
+              f'the answer exceeds {self._limits.max_body_bytes} bytes')
+        if response.is_success:
+          yield part
+        else:
+          refused.append(part)
+    except _http.RequestError:
+      # A refusal that breaks off is one.
       if response.is_success:
-        yield part
-      else:
-        refused.append(part)
+        raise
     if not response.is_success:
       raise self._refusal(response, b''.join(refused))
 
@@ -223,7 +229,8 @@ class OpenAIClient:
     if response.is_redirect and response.headers.get('location'):
       # Without a user or a query, which may hold a key.
       url = response.request.url.join(response.headers['location'])
-      path = url.path.removesuffix('/completions').removesuffix('/chat')
+      path = url.path.rstrip('/')
+      path = path.removesuffix('/completions').removesuffix('/chat')
       target = f'{url.scheme}://{url.netloc.decode()}{path}'
       answer = f'the server redirects to {target}; give that as base_url'
     failure = failure_of(

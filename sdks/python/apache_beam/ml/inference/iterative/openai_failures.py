@@ -23,7 +23,9 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ['CallFailed', 'OPTIONAL_FIELDS', 'failure_of', 'is_failure']
+__all__ = [
+    'CallFailed', 'OPTIONAL_FIELDS', 'failure_of', 'is_failure', 'words_of'
+]
 
 # What is asked for in a body beside the user's own arguments; some servers
 # refuse a body with fields that they do not know.
@@ -38,14 +40,20 @@ _REASONS = (
     'msg',
     'error_message',
     'error_msg',
+    'errorMessage',
     'errors',
     'error',
+    'base_resp',
+    'status_msg',
     'reason',
     'title',
     'description',
     'fault',
     'faultstring')
-_ALONE = _REASONS[:6]
+_ALONE = _REASONS[:7]
+# What is wrong with which field, beside a reason for all.
+_DETAILS = ('errors', 'details', 'fieldViolations')
+_SUCCESS = (0, '0', 200, '200', 'success', 'ok')
 _CODES = (
     'code',
     'type',
@@ -102,12 +110,16 @@ class CallFailed(Exception):
 def is_failure(event: Mapping[str, Any]) -> bool:
   """Whether an event of a stream says that the call has failed."""
   error = event.get('error')
-  if any(error.values()) if isinstance(error, Mapping) else error:
+  if isinstance(error, Mapping):
+    error = error.get('code') not in _SUCCESS and any(error.values())
+  if error or 'error' in (event.get('object'), event.get('type')):
     return True
-  if 'error' in (event.get('object'), event.get('type')):
+  if (event.get('base_resp') or {}).get('status_code'):
     return True
+  if event.get('code') in _SUCCESS:
+    return False
   # A message that is an object is one of a chat.
-  return 'choices' not in event and 'usage' not in event and any(
+  return not event.get('choices') and not event.get('usage') and any(
       event.get(key) and isinstance(event[key], (str, list))
       for key in _ALONE) or bool(event.get('detail'))
 
@@ -125,7 +137,7 @@ def failure_of(
     retry_after: what the server asks for, in seconds.
     key_name: of the environment variable that holds the key.
   """
-  reason = _reason(answer)
+  reason = words_of(answer)
   codes = [str(code) for code in _codes(answer)]
   meant = [code for code in map(_status_of, codes) if code]
   if _TOO_LONG.search(reason):
@@ -136,8 +148,8 @@ def failure_of(
   if meant and (status is None or not 401 <= status < 500 or 402 in meant):
     actual = min(meant)
   label = status if status and status >= 300 else next(iter(codes), None)
-  message = ', '.join(
-      str(part) for part in (label, reason or 'without a reason') if part)
+  parts = (label, reason or 'without a reason')
+  message = ', '.join(dict.fromkeys(str(part) for part in parts if part))
   named = [name for name in OPTIONAL_FIELDS if name in str(answer)]
   if actual in (401, 403) and (actual == 401 or not reason):
     key = (
@@ -149,31 +161,49 @@ def failure_of(
     return CallFailed('server', message)
   if actual in (402, 429):
     return CallFailed('rate_limit', message, actual == 429, retry_after, named)
-  if actual is None or not 400 <= actual < 500 or actual in (403, 408, 409):
-    again = actual in (408, 409) or bool(actual and actual >= 500)
+  # 498 is Groq's, for a lack of capacity.
+  if actual is None or not 400 <= actual < 500 or actual in (403, 408, 409,
+                                                             498):
+    again = actual in (408, 409, 498) or bool(actual and actual >= 500)
     return CallFailed(
         'server', message, again and actual != 501, retry_after, named)
   return CallFailed('invalid', message, named=named)
 
 
-def _reason(answer: Any) -> str:
-  """The words in which a server says what is wrong."""
+def words_of(answer: Any) -> str:
+  """The words in which a server says what is wrong, else the answer."""
   if isinstance(answer, bytes):
     text = answer.decode(errors='replace')
     title = re.search('<title>(.*?)</title>', text, re.I | re.S)
     return (title[1] if title else text).strip()
+  if answer is None or isinstance(answer, (list, Mapping)):
+    return _reason(answer) or ('' if answer is None else json.dumps(answer))
+  return str(answer)
+
+
+def _reason(answer: Any) -> str:
+  """As words_of, but '' if there are none."""
   if isinstance(answer, list):
     return '; '.join(filter(None, map(_reason, answer)))
   if not isinstance(answer, Mapping):
     return '' if answer is None else str(answer)
-  found = next((_reason(answer[key]) for key in _REASONS if answer.get(key)),
-               '')
-  place = answer.get('loc')
+  key = next((key for key in _REASONS if answer.get(key)), None)
+  found = '' if key is None else _reason(answer[key])
+  details = [
+      _reason(answer[name]) for name in _DETAILS
+      if name != key and isinstance(answer.get(name), list)
+  ]
+  details = [detail for detail in details if detail and detail != found]
+  if details:
+    found = f'{found} ({"; ".join(details)})' if found else '; '.join(details)
+  place = answer.get('loc') or answer.get('field')
   if isinstance(place, (list, tuple)):
-    found = f'{".".join(map(str, place))}: {found}'
+    place = '.'.join(map(str, place))
+  if found and isinstance(place, str):
+    found = f'{place}: {found}'
   metadata = answer.get('metadata')
   raw = metadata.get('raw') if isinstance(metadata, Mapping) else None
-  return f'{found} ({raw})' if raw else found or json.dumps(answer)
+  return f'{found} ({raw})' if raw else found
 
 
 def _codes(answer: Any) -> list[Any]:
@@ -186,7 +216,7 @@ def _codes(answer: Any) -> list[Any]:
   own = [
       code for code in own if isinstance(code, (int, str)) and code != 'error'
   ]
-  return _codes(answer.get('error')) + own
+  return _codes(answer.get('error')) + _codes(answer.get('base_resp')) + own
 
 
 def _status_of(code: str) -> int | None:

@@ -165,7 +165,11 @@ class ApiKeysTest(unittest.TestCase):
                  'AZURE_OPENAI_KEY1',
                  'SK_KEY',
                  'X',
-                 'VLLM__KEY'):
+                 'VLLM__KEY',
+                 'MYCOMPANYINTERNALGATEWAY_KEY',
+                 'hf_token',
+                 'OpenAIKey',
+                 'myAPIKey'):
       self.assertTrue(is_variable_name(name), name)
 
   def test_keys_are_hidden(self):
@@ -178,8 +182,20 @@ class ApiKeysTest(unittest.TestCase):
     self.assertNotIn('abcdef', hide_keys('bad: abcdef', 'abcdefghijklmnop'))
     self.assertEqual(
         'proxy http://***@host', hide_keys('proxy http://me:pw@host'))
-    for text in ('a task-specific error', 'hf_hub', 'max_tokens_123 is bad'):
+    for text in ('a task-specific error',
+                 'hf_hub',
+                 'max_tokens_123 is bad',
+                 'hf-internal-testing/tiny-random-LlamaForCausalLM',
+                 'Missing bearer authentication in header'):
       self.assertEqual(text, hide_keys(text))
+
+  def test_words_that_stand_for_no_key_are_not_hidden(self):
+    for key, text in (('x', 'context too long, max 10'),
+                      ('ollama', 'try `ollama pull`'),
+                      ('EMPTY', 'EMPTY is no model')):
+      self.assertEqual(text, hide_keys(text, key))
+    # Nor a part of a word.
+    self.assertEqual('es3crets', hide_keys('es3crets', 's3cret'))
 
 
 if __name__ == '__main__':

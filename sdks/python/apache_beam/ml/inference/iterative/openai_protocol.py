@@ -31,6 +31,7 @@ from typing import Any
 from apache_beam.ml.inference.iterative.openai_arguments import token_limit
 from apache_beam.ml.inference.iterative.openai_failures import CallFailed
 from apache_beam.ml.inference.iterative.openai_failures import is_failure
+from apache_beam.ml.inference.iterative.openai_failures import words_of
 from apache_beam.ml.inference.iterative.server_sent_events import DONE
 from apache_beam.ml.inference.iterative.session import Transcript
 
@@ -59,9 +60,9 @@ _LENGTH = re.compile(
     'length|max_(.*_)?tokens?|token_limit|context_window|^limit$')
 _TOOLS = frozenset(('tool_calls', 'tool_call', 'tool_use', 'function_call'))
 # Parts of a content, or fields of a delta, that are the model's thoughts.
-_THOUGHT = re.compile('^(reasoning|think|thought)')
+_THOUGHT = re.compile('(^|_)(reasoning|think|thought)|^signature$')
 # Parts of a content that say something about its text.
-_NOTES = frozenset(('reference', 'citation', 'citations', 'annotation'))
+_NOTE = re.compile('reference|citation|annotation|search_result|source')
 _NO_TEXT = ('audio', 'images', 'image')
 
 
@@ -78,6 +79,7 @@ class Event:
     error: with 'error', why.
     failed: an answer of the server that says that the call has failed.
     has_choice: whether it is of a completion.
+    is_message: whether its text is that of the whole answer, not what is new.
     is_done: whether it is the mark at the end of a stream,
     is_whole: or the end of an answer that is no stream.
     prompt_tokens, completion_tokens: of this call so far, if it says so.
@@ -92,6 +94,7 @@ class Event:
   error: CallFailed | None = None
   failed: Any = None
   has_choice: bool = False
+  is_message: bool = False
   is_done: bool = False
   is_whole: bool = False
   prompt_tokens: int | None = None
@@ -171,16 +174,16 @@ def read_event(data: Any, name: str = '') -> Event:
   """
   if data == DONE:
     return Event(is_done=True)
-  if data in (None, '', b''):
+  if data in (None, '', b'', []):
+    return Event()
+  if name not in ('', 'message') and not _is_meant(data, name):
+    # Of what is not asked for, such as pings.
     return Event()
   if name == 'error' or isinstance(data, Mapping) and is_failure(data):
     return Event(failed=data)
   if isinstance(data, list) and all(isinstance(x, Mapping) for x in data):
     # As Google's.
     return Event(failed=data)
-  if isinstance(data, bytes) and name not in ('', 'message'):
-    # Of what is not asked for, such as pings.
-    return Event()
   try:
     return _read(data)
   except (ValueError, TypeError, AttributeError, LookupError) as e:
@@ -189,10 +192,16 @@ def read_event(data: Any, name: str = '') -> Event:
 
 def no_completion(data: Any) -> CallFailed:
   """What it means that a server sent something else than was asked for."""
-  text = data.decode(errors='replace') if isinstance(data, bytes) else str(data)
+  text = words_of(data) if isinstance(data, bytes) else str(data)
   shown = repr(text[:80]) + ('...' if len(text) > 80 else '')
   return CallFailed(
       'malformed', f'the server sent {shown} without a completion in it')
+
+
+def _is_meant(data: Any, name: str) -> bool:
+  """Whether an event with a name is of the completion, or of its failure."""
+  return bool(re.search('error|fail', name)) or isinstance(
+      data, Mapping) and ('choices' in data or bool(data.get('error')))
 
 
 def _read(event: Mapping[str, Any]) -> Event:
@@ -201,15 +210,17 @@ def _read(event: Mapping[str, Any]) -> Event:
   if choice is None:
     return Event(
         prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
-  if choice.get('error'):
-    return Event(failed=choice['error'])
+  failed = choice.get('error') or (event.get('x_groq') or {}).get('error')
+  if failed:
+    return Event(failed=failed)
   # A whole chat answer has a message, an event a delta.
   part = choice.get('delta') or choice.get('message') or {}
-  tools = part.get('tool_calls') or part.get('function_call')
+  tools = _tool_names(part.get('tool_calls') or part.get('function_call'))
   if tools:
-    raise _no_text(f'a call of a tool ({_tool_names(tools)})')
+    raise _no_text(f'a call of a tool ({tools})')
   for kind in _NO_TEXT:
-    if part.get(kind):
+    value = part.get(kind)
+    if any(value.values()) if isinstance(value, Mapping) else value:
       raise _no_text(kind)
   text, refusal, thinks = _content(choice.get('text') or part.get('content'))
   token_ids = tuple(choice.get('token_ids') or ())
@@ -223,6 +234,7 @@ def _read(event: Mapping[str, Any]) -> Event:
       finish_reason=finish_reason,
       error=error,
       has_choice=True,
+      is_message=not choice.get('delta') and bool(choice.get('message')),
       prompt_tokens=prompt_tokens,
       completion_tokens=completion_tokens,
       prompt_ids=tuple(
@@ -237,13 +249,14 @@ def _content(content: Any) -> tuple[str, str, bool]:
     if isinstance(part, str):
       part = {'type': 'text', 'text': part}
     kind = part.get('type', 'text')
-    if kind in ('text', 'output_text'):
-      text += part.get('text') or ''
+    if kind in ('text', 'output_text', 'input_text'):
+      words = part.get('text') or ''
+      text += words['value'] if isinstance(words, Mapping) else words
     elif kind == 'refusal':
-      refusal += part['refusal']
+      refusal += part['refusal'] or ''
     elif _THOUGHT.search(kind):
       thinks = True
-    elif kind not in _NOTES:
+    elif not _NOTE.search(kind):
       raise _no_text(kind)
   return text, refusal, thinks
 
@@ -255,7 +268,8 @@ def _usage(event, choice) -> tuple[int | None, int | None]:
   for usage in (event.get('usage'), choice.get('usage'), groq.get('usage')):
     if isinstance(usage, Mapping):
       return tuple(
-          usage.get(name) if isinstance(usage.get(name), int) else None
+          usage.get(name)
+          if isinstance(usage.get(name), int) and usage[name] >= 0 else None
           for name in ('prompt_tokens', 'completion_tokens'))
   return None, None
 
@@ -285,6 +299,10 @@ def _no_text(what: str) -> CallFailed:
 
 
 def _tool_names(tools: Any) -> str:
-  tools = tools if isinstance(tools, list) else [tools]
-  return ', '.join(
-      str((tool.get('function') or tool).get('name')) for tool in tools)
+  """Of calls of tools; '' if there are none, as some fill in empty ones."""
+  calls = []
+  for tool in tools if isinstance(tools, list) else [tools or {}]:
+    function = tool.get('function') or tool
+    if tool.get('id') or function.get('name') or function.get('arguments'):
+      calls.append(str(function.get('name')))
+  return ', '.join(calls)

@@ -22,6 +22,7 @@ import contextlib
 import dataclasses
 import random
 import threading
+from collections.abc import Collection
 from typing import Any
 
 from apache_beam.ml.inference.iterative import openai_arguments
@@ -40,8 +41,10 @@ from apache_beam.ml.inference.iterative.session import Transcript
 
 __all__ = ['OpenAISession']
 
-# For the usage, and then the end of the connection, after the last token.
+# For the usage, and then the end of the connection, after the last token. Some
+# servers give a reason with each event, so that more may follow one with text.
 _USAGE_TIMEOUT_SECS = 5.0
+_MORE_TIMEOUT_SECS = 60.0
 _DRAIN_TIMEOUT_SECS = 1.0
 # llama-cpp-python: by default a call ends the one that is being answered, with
 # the mark alone.
@@ -64,6 +67,8 @@ class _Call:
   # Of the call that is under way.
   answer: Answer = dataclasses.field(default_factory=Answer)
   asked: frozenset[str] = frozenset()
+  # What the server seems to refuse, of what it is asked for.
+  refused: set[str] = dataclasses.field(default_factory=set)
   # Thoughts are in no transcript.
   has_thoughts: bool = False
   # Not each time after an empty stream, or where a server fails again: some
@@ -290,12 +295,19 @@ class OpenAISession(BufferedSession):
     self._end(call, Delta(finish_reason='length'))
 
   def _leaves_out(self, call: _Call, failure: CallFailed) -> bool:
-    """Whether a call may be made again without a field that it names."""
+    """Whether a call may be made again without a field that it names.
+
+    It may be named by chance: some servers repeat the body that they refuse.
+    """
     named = [name for name in failure.named if name in call.asked]
-    self._asks -= set(named[:1])
-    if 'return_token_ids' in named[:1]:
-      self.resumes = min(self.resumes, 'text', key=_LEVELS.index)
+    call.refused.update(named[:1])
     return bool(named)
+
+  def _leave_out(self, refused: Collection[str]) -> None:
+    """A call without these fields is answered, which failed with them."""
+    self._asks -= set(refused)
+    if 'return_token_ids' in refused:
+      self.resumes = min(self.resumes, 'text', key=_LEVELS.index)
 
   def _wait_secs(self, failures, failure):
     return self._backoff.wait_secs(
@@ -333,7 +345,9 @@ class OpenAISession(BufferedSession):
                                                        body)) as events:
       while not answer.is_stopped:
         try:
-          wait = until and max(until - self._loop.time(), 0)
+          wait = None
+          if answer.is_complete:
+            wait = max(until - self._loop.time(), 0)
           event = await asyncio.wait_for(anext(events), wait)
         except StopAsyncIteration:
           break
@@ -341,6 +355,11 @@ class OpenAISession(BufferedSession):
           if not answer.is_complete:
             raise
           break
+        if event.is_message and answer.has_text:
+          # MiniMax's last event repeats the whole text.
+          event = dataclasses.replace(event, text='', token_ids=(), tokens=0)
+        if event.has_choice:
+          self._leave_out(call.refused)
         call.prompt_ids = call.prompt_ids or event.prompt_ids
         text = event.text
         if begun is not None:
@@ -350,8 +369,9 @@ class OpenAISession(BufferedSession):
         call.has_thoughts |= answer.thinks
         if event.is_done:
           break
-        if answer.is_complete and until is None:
-          # For the usage.
+        if event.text or event.thinks:
+          until = self._loop.time() + _MORE_TIMEOUT_SECS
+        elif until is None or event.finish_reason:
           until = self._loop.time() + _USAGE_TIMEOUT_SECS
       self._gives_reasons |= answer.has_reason
       last = answer.last(before, call.limit)
@@ -394,7 +414,7 @@ class OpenAISession(BufferedSession):
         prompt, str):
       raise CallFailed(
           'lost', 'a prompt of token ids cannot be gone on from by text')
-    asks = set(self._asks)
+    asks = self._asks - call.refused
     if not call.streams:
       asks.discard('stream_options')
     if request.seed is None or request.args.get('seed') is not None:

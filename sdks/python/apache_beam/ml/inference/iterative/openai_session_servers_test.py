@@ -20,6 +20,7 @@
 import json
 import time
 import unittest
+from unittest import mock
 
 from apache_beam.ml.inference.iterative.session import Delta
 from apache_beam.ml.inference.iterative.session import Request
@@ -29,6 +30,7 @@ from apache_beam.ml.inference.iterative.testing_sse_server import FakeServer
 from apache_beam.ml.inference.iterative.testing_sse_server import Reply
 
 try:
+  from apache_beam.ml.inference.iterative import openai_session
   from apache_beam.ml.inference.iterative.backoff import Backoff
   from apache_beam.ml.inference.iterative.openai_session import OpenAISession
 except ImportError:
@@ -114,6 +116,48 @@ class ServersTest(unittest.TestCase):
     self.assertEqual(('{}', 'stop', 2),
                      (result.text, result.finish_reason, result.retries))
     self.assertEqual(3, len(server.calls))
+
+  def test_a_reason_with_each_event_ends_nothing(self):
+    # As Gemini's, behind gateways.
+    words = [{
+        'delta': {
+            'content': f'{i} '
+        }, 'finish_reason': 'stop'
+    } for i in range(5)]
+    parts = [part for word in words for part in (stream(word), 0.2)]
+    with mock.patch.object(openai_session, '_USAGE_TIMEOUT_SECS', 0.1):
+      _, session = self.serve(
+          Reply(at_token=0, then=(*parts, 'end')), endpoint='chat')
+      self.assertEqual('0 1 2 3 4 ', self.generate(session).text)
+
+  def test_a_stream_that_is_left_open_after_its_reason_is_complete(self):
+    last = {'delta': {}, 'finish_reason': 'stop'}
+    with mock.patch.object(openai_session, '_USAGE_TIMEOUT_SECS', 0.1):
+      _, session = self.serve(
+          says({'delta': {'content': 'a'}}, last, then='hang'),
+          endpoint='chat')
+      result = self.generate(session)
+    self.assertEqual(('a', 'stop'), (result.text, result.finish_reason))
+
+  def test_a_refusal_that_repeats_the_body_takes_nothing_from_others(self):
+    error = {
+        'error': {
+            'message': "1 validation error: {'msg': 'bad message', 'input': "
+            "{'stream_options': {'include_usage': True}, "
+            "'return_token_ids': True, 'prompt': 'hi'}}",
+            'code': 400
+        }
+    }
+    refusal = Reply(status=400, body=json.dumps(error).encode())
+    server, session = self.serve(*[refusal] * 5, owned_by='vllm')
+    result = self.generate(session)
+    self.assertRegex(result.error, 'bad message')
+    self.assertEqual('exact', session.resumes)
+    result = self.generate(session, prompt='good')
+    self.assertIsNotNone(result.prompt_tokens)
+    self.assertEqual(result.tokens, len(result.token_ids))
+    for field in ('stream_options', 'return_token_ids'):
+      self.assertIn(field, server.calls[-1])
 
   def test_thoughts_are_not_gone_on_from(self):
     thought = {'delta': {'reasoning_content': 'hm'}}

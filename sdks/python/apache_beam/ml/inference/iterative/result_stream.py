@@ -155,8 +155,9 @@ class ResultStream:
       return None, None
     done = self.transcript
     try:
-      stop = stop_when(
-          Progress(done.text, done.token_ids, done.tokens, self._example))
+      stop = bool(
+          stop_when(
+              Progress(done.text, done.token_ids, done.tokens, self._example)))
     except Exception as e:  # pylint: disable=broad-except
       return 'error', f'stop_when: it raised {e!r}'
     return ('cancelled' if stop else None), None

@@ -32,9 +32,11 @@ __all__ = ['DONE', 'EventReader', 'EventTooLarge']
 DONE = '[DONE]'
 
 _LINE_END = re.compile(rb'\r\n|\n|\r(?!\Z)')
+_FIELDS = frozenset((b'data', b'event', b'id', b'retry', b'error', b''))
 # How the first line of a stream starts.
 _FIELD = re.compile(rb'(data|event|id|retry|error)?:')
-_BLANK = b'\xef\xbb\xbf \t\r\n'
+_MARK = b'\xef\xbb\xbf'
+_BLANK = _MARK + b' \t\r\n\0'
 
 
 class EventTooLarge(Exception):
@@ -92,9 +94,12 @@ class EventReader:
             if not isinstance(data, bytes) or data and data[:1] not in b'{["']
 
   def _take(self, line: bytes) -> list[tuple[str, Any]]:
+    line = line.removeprefix(_MARK)
     field, _, value = line.partition(b':')
     value = value.removeprefix(b' ')
-    if line.startswith(b'{'):
+    is_rest = self._data[:1] and self._data[0].startswith(b'{')
+    if line.startswith(b'{') or line and is_rest and field not in _FIELDS:
+      # JSON that stands alone, in one line or in several.
       field, value = b'data', line
     elif field == b'event':
       self._name = value.decode(errors='replace').strip()
@@ -132,6 +137,7 @@ def _value(data: bytes) -> Any:
   if data.strip(b' "').upper() in (b'[DONE]', b'DONE'):
     return DONE
   try:
-    return json.loads(data)
+    # Some write control characters as they are.
+    return json.loads(data, strict=False)
   except (ValueError, RecursionError):
     return data

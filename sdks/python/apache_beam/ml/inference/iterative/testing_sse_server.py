@@ -48,7 +48,8 @@ class Reply:
     status, headers, body: of the answer. With a body, that is all of it.
     at_token: when so many tokens were sent,
     then: this follows: bytes, 'end' (the stream ends in order), 'cut' (the
-      connection breaks), 'hang' (nothing more comes), or several of them.
+      connection breaks), 'hang' (nothing more comes), a float (nothing comes
+      for so many seconds), or several of them.
     cut_before_usage: the connection breaks after the finish reason.
     cut_at_byte: the connection breaks when so many bytes were sent, with those
       of the head.
@@ -60,7 +61,7 @@ class Reply:
   headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
   body: bytes | None = None
   at_token: int | None = None
-  then: bytes | str | tuple[bytes | str, ...] = 'end'
+  then: bytes | str | float | tuple[bytes | str | float, ...] = 'end'
   cut_before_usage: bool = False
   cut_at_byte: int | None = None
   write_bytes: int | None = None
@@ -260,6 +261,9 @@ class FakeServer:
     if isinstance(then, tuple):
       for one in then:
         await self._then(one, wire)
+      return
+    if isinstance(then, float):
+      await asyncio.sleep(then)
       return
     if then == 'cut':
       raise _Cut()

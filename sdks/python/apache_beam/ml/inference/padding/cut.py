@@ -91,6 +91,12 @@ class OutputCutter:
     self._check_names(inference)
 
     def cut(output, path):
+      if _holds_outputs(output) and len(output) != padded_length:
+        # One after the other, as the hidden states of layers.
+        return [
+            _map(value, cut, (*path, index))
+            for index, value in enumerate(output)
+        ]
       dims = self._dims(path, _sizes(output), padded_length, find_out)
       if length == padded_length:
         return output
@@ -163,6 +169,13 @@ def _map(output: Any, function: Callable[[Any, tuple], Any], path=()) -> Any:
       return output._make(values)
     return type(output)(values)
   return function(output, path)
+
+
+def _holds_outputs(output: Any) -> bool:
+  """Whether a list is one of outputs, not of one row for each token."""
+  return isinstance(output, list) and bool(output) and all(
+      len(_sizes(value)) > 0 or isinstance(value, (Mapping, tuple))
+      for value in output)
 
 
 def _at(output, path):

@@ -127,6 +127,14 @@ class PerTokenOutputsTest(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, 'Handler: .*' + message):
           run(tensors(*lengths), Recorder(outputs), per_token_outputs=declared)
 
+  def test_lists_of_layers(self):
+    for layers in (2, 5):
+      model = Recorder(lambda x, n=layers: {'layers': n * [x[..., None]]})
+      results = run(tensors(1, 4), model)
+      self.assertEqual([[tuple(layer.shape) for layer in r.inference['layers']]
+                        for r in results],
+                       [layers * [(1, 1)], layers * [(4, 1)]])
+
   def test_types_are_kept(self):
     def results_of(make):
       def inference_fn(batch, model, device, inference_args, model_id):

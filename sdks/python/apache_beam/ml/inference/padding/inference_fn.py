@@ -34,6 +34,7 @@ from apache_beam.ml.inference.padding.outputs import ByExample
 from apache_beam.ml.inference.padding.pad import KeyedPadder
 from apache_beam.ml.inference.padding.pad import Padder
 from apache_beam.ml.inference.padding.verify import largest_difference
+from apache_beam.ml.inference.padding.verify import other_size
 
 __all__ = ['padded', 'validate_padding_args']
 
@@ -151,10 +152,9 @@ class _PaddedInferenceFn:
                                   lengths,
                                   padded_length,
                                   run_shortest_alone)
-    if self.options.verify:
-      padding = 1 - lengths[shortest] / padded_length
-      self._verify(
-          inferences[shortest], run_shortest_alone, padding, model, mask)
+    if self.options.verify and self._is_new(lengths[shortest], padded_length):
+      self._verify(inferences[shortest], run_shortest_alone, model, mask)
+      self._verified(lengths[shortest], padded_length)
     return [
         result._replace(example=example, inference=inference)
         for example, result, inference in zip(batch, results, inferences)
@@ -173,7 +173,7 @@ class _PaddedInferenceFn:
       padder = self._padder.with_model(
           mask, models.mask_dtype(model, mask), *models.pad_value_of(model))
       self._local.known = model, padder, mask
-      self._local.verified = 0.0
+      self._local.verified = 0.0, 0
     return padder, mask
 
   def _run(self, padded_batch, model, device, args, model_id):
@@ -183,7 +183,8 @@ class _PaddedInferenceFn:
       if self._is_forward and models.takes(model, 'use_cache'):
         # A cache belongs to a batch.
         args = {'use_cache': False, **args}
-      model = ByExample(model, len(examples), self._handler)
+      pads_right = self.options.side == 'right' and min(lengths) < padded_length
+      model = ByExample(model, len(examples), self._handler, pads_right)
     results = list(self._inference_fn(examples, model, device, args, model_id))
     self._check_results(results, len(examples))
     return results, lengths, padded_length
@@ -200,18 +201,28 @@ class _PaddedInferenceFn:
             f'{self._handler}: with padding the inference function must return '
             f'PredictionResults, not {type(result).__name__}.')
 
-  def _verify(self, together, run_shortest_alone, padding, model, mask):
-    """Compares a result with that of its example alone, where more of it is
-    padding than was compared before.
+  def _is_new(self, length, padded_length):
+    """Whether more of an example is padding than was compared before, or it is
+    padded to more: some models change with the length of a batch."""
+    padding, longest = self._local.verified
+    return length < padded_length and (
+        1 - length / padded_length > 2 * padding or padded_length > longest)
+
+  def _verified(self, length, padded_length):
+    padding, longest = self._local.verified
+    self._local.verified = (
+        max(padding, 1 - length / padded_length), max(longest, padded_length))
+
+  def _verify(self, together, run_shortest_alone, model, mask):
+    """Compares a result with that of its example alone.
 
     Raises:
       ValueError: if they differ.
     """
-    if padding <= 2 * self._local.verified:
-      return
-    found = largest_difference(together, run_shortest_alone(), mask is None)
+    alone = run_shortest_alone()
+    found = largest_difference(together, alone, mask is None)
     if found is None:
-      self._local.verified = padding
+      self._check_sizes(together, alone)
       return
     name, difference = found
     raise ValueError(
@@ -222,6 +233,23 @@ class _PaddedInferenceFn:
         f'{_remedy(model, mask)} '
         'If the model is random, or the difference is meant, pass '
         'PaddingOptions(verify=False).')
+
+  def _check_sizes(self, together, alone):
+    """Refuses rows of padding that nobody said are to stay.
+
+    What is generated has other lengths, as a function of the user's may give.
+    """
+    if self.options.per_token_outputs != 'auto' or not self._is_forward:
+      return
+    found = other_size(together, alone)
+    if found is not None:
+      name, size, size_alone = found
+      raise ValueError(
+          f'{self._handler}: {f"the output {name}" if name else "the output"} of '
+          f'an example has the shape {size} in a batch and {size_alone} alone, '
+          'so that it has rows of padding, and their number is not that of the '
+          'tokens. Pass an inference_fn that cuts it, or '
+          'PaddingOptions(per_token_outputs=False) to keep them.')
 
 
 def _remedy(model, mask):

@@ -25,6 +25,7 @@ from typing import Any
 __all__ = [
     'check_mask',
     'input_dtype',
+    'is_decoder',
     'mask_dtype',
     'mask_of',
     'masks_of',
@@ -83,6 +84,14 @@ def takes(model: Any, name: str) -> bool:
   """Whether the forward function of a Hugging Face model has a parameter."""
   model = _innermost(model)
   return _is_hugging_face(model) and name in _parameters(model)[0]
+
+
+def is_decoder(model: Any) -> bool:
+  """Whether a Hugging Face model generates behind its input."""
+  model = _innermost(model)
+  config = getattr(model, 'config', None)
+  return _is_hugging_face(model) and config is not None and not getattr(
+      config, 'is_encoder_decoder', False)
 
 
 def check_mask(model: Any, mask: str, handler: str) -> None:

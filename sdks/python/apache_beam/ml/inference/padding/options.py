@@ -45,7 +45,7 @@ class PaddingOptions:
       if several keys are padded and not all with 0. 'auto' is the pad_token_id
       of a Hugging Face model for its token ids, and 0 elsewhere.
     side: 'right' to pad after the data, 'left' to pad before it, as decoders
-      need for generation. Left padding shifts absolute positions: a model
+      need for generation; `generate` refuses the other. Left padding shifts absolute positions: a model
       which has them, such as GPT-2, needs position_ids among the keys of each
       example. Rotary and relative positions need nothing.
     mask: the name of the mask argument of the model, None if it takes none.
@@ -67,8 +67,9 @@ class PaddingOptions:
       padded length for a candidate. To tell such an output from one of
       constant size, the shortest example is run alone, once for each output
       of a worker's handler. Outputs of any other size pass as they are, such
-      as those of `generate`, in which the padding of the prompt remains, or
-      of models that shorten or lengthen their input. For encoder-decoder
+      as those of `generate`, in which the padding of the prompt remains; but
+      where the model itself is called, a size that the padding has changed is
+      an error, unless `verify` or this is False. For encoder-decoder
       `generate`, whose output length depends on the content, pass False. With
       'auto' every dimension that follows the length is cut, as both of
       attention weights; otherwise the one next to the batch dimension.
@@ -78,7 +79,8 @@ class PaddingOptions:
     verify: whether results that depend on the other examples of a batch are an
       error. The floating-point outputs of the shortest example of a batch are
       compared with those that the model gives for it alone, in the first batch
-      with padding and in later ones with twice as much. Without a mask integer
+      with padding, in later ones with twice as much, and in each that is longer
+      than those before. Without a mask integer
       outputs are compared too. Leave it out for models that are random.
 
   Raises:

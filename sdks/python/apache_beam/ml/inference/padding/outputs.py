@@ -27,6 +27,8 @@ refused: it would become one example's result for another.
 from collections.abc import Mapping
 from typing import Any
 
+from apache_beam.ml.inference.padding import model as models
+
 __all__ = ['ByExample', 'split']
 
 
@@ -37,11 +39,14 @@ class ByExample:
     model: the model.
     count: how many examples the batch has.
     handler: the name of the model handler, for error messages.
+    pads_right: whether examples of the batch are padded after their data.
   """
-  def __init__(self, model: Any, count: int, handler: str):
+  def __init__(
+      self, model: Any, count: int, handler: str, pads_right: bool = False):
     self._model = model
     self._count = count
     self._handler = handler
+    self._pads_right = pads_right
 
   def __call__(self, *args, **kwargs):
     return split(self._model(*args, **kwargs), self._count, self._handler)
@@ -50,6 +55,12 @@ class ByExample:
     method = getattr(self._model, name)
     if not callable(method):
       return method
+    if name == 'generate' and self._pads_right and models.is_decoder(
+        self._model):
+      raise ValueError(
+          f'{self._handler}: padding on the right would come between the prompt '
+          f'and what {type(self._model).__name__} generates. Pass '
+          "PaddingOptions(side='left').")
     return lambda *args, **kwargs: split(
         method(*args, **kwargs), self._count, self._handler)
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy
 
-__all__ = ['difference', 'largest_difference']
+__all__ = ['difference', 'largest_difference', 'other_size']
 
 # By which part of the largest value of an output results may differ, by the
 # digits of its type: kernels add up in another order for another shape. One token
@@ -36,6 +36,9 @@ _TOLERANCE = {
     'float16': 2e-2,
     'bfloat16': 1e-1,
 }
+# Values from here on that are equal may stand for minus infinity: masked classes
+# have -1e4, -1e9 or the least number of their type.
+_CONSTANT = 9999.0
 
 
 def largest_difference(
@@ -57,21 +60,52 @@ def largest_difference(
     The name and the largest difference of an output that differs beyond
     rounding; None if there is none.
   """
-  if isinstance(together, Mapping) and isinstance(alone, Mapping):
-    pairs = [(key, together[key], alone[key]) for key in together
-             if key in alone]
-  elif (isinstance(together, (tuple, list)) and
-        isinstance(alone, (tuple, list)) and len(together) == len(alone) and
-        any(hasattr(part, 'shape') or isinstance(part, (Mapping, tuple))
-            for part in together)):
-    pairs = [(i, *both) for i, both in enumerate(zip(together, alone))]
-  else:
+  pairs = _pairs(together, alone)
+  if pairs is None:
     found = difference(together, alone, integers)
     return None if found is None else (name, found)
   for key, first, second in pairs:
     found = largest_difference(first, second, integers, f'{name}[{key!r}]')
     if found is not None:
       return found
+  return None
+
+
+def other_size(together: Any,
+               alone: Any,
+               name: str = '') -> tuple[str, tuple, tuple] | None:
+  """The first output of an example whose shape differs from that alone.
+
+  Args:
+    together, alone, name: as of ``largest_difference``.
+
+  Returns:
+    Its name and both shapes; None if there is none.
+  """
+  pairs = _pairs(together, alone)
+  if pairs is None:
+    shapes = [
+        tuple(getattr(output, 'shape', None) or ())
+        for output in (together, alone)
+    ]
+    return None if shapes[0] == shapes[1] else (name, *shapes)
+  for key, first, second in pairs:
+    found = other_size(first, second, f'{name}[{key!r}]')
+    if found is not None:
+      return found
+  return None
+
+
+def _pairs(together: Any, alone: Any) -> list[tuple] | None:
+  """What two outputs hold, with its keys; None if they hold no others."""
+  if isinstance(together, Mapping) and isinstance(alone, Mapping):
+    return [(key, together[key], alone[key]) for key in together
+            if key in alone]
+  if (isinstance(together, (tuple, list)) and
+      isinstance(alone, (tuple, list)) and len(together) == len(alone) and
+      any(hasattr(part, 'shape') or isinstance(part, (Mapping, tuple))
+          for part in together)):
+    return [(i, *both) for i, both in enumerate(zip(together, alone))]
   return None
 
 
@@ -100,9 +134,16 @@ def difference(
     return None
   first, second = first[finite], second[finite]
   largest = float(numpy.abs(first - second).max())
-  scale = float(numpy.abs(second).max())
+  scale = _scale(first, second)
   tolerance = _TOLERANCE.get(dtype, 1e-1)
   return largest if largest > tolerance * scale + 1e-6 else None
+
+
+def _scale(first, second) -> float:
+  """The largest value, without constants that stand for minus infinity."""
+  sizes = numpy.abs(second)
+  others = sizes[(first != second) | (sizes < _CONSTANT)]
+  return float(others.max()) if others.size else 0.0
 
 
 def _array(value: Any) -> tuple[numpy.ndarray, str]:

@@ -30,6 +30,7 @@ try:
   from apache_beam.ml.inference.padding.testing_utils import run_keyed
   from apache_beam.ml.inference.padding.testing_utils import tensors
   from apache_beam.ml.inference.padding.verify import largest_difference
+  from apache_beam.ml.inference.padding.verify import other_size
   from apache_beam.ml.inference.pytorch_inference import default_tensor_inference_fn
 except ImportError:
   raise unittest.SkipTest('PyTorch dependencies are not installed')
@@ -57,6 +58,27 @@ class LargestDifferenceTest(unittest.TestCase):
     for other in (torch.ones(3), 'text', None, object(), {'a': x}):
       self.assertIsNone(largest_difference(x, other))
     self.assertIsNone(largest_difference('a', 'b', integers=True))
+
+  def test_constants_hide_no_difference(self):
+    for constant in (-1e9, -1e4, torch.finfo(torch.float32).min):
+      x = torch.tensor([1., 2., constant])
+      name, found = largest_difference(x + torch.tensor([1., 0., 0.]), x)
+      self.assertEqual((name, found), ('', 1.0))
+      rounding = torch.tensor([1.0001, 1.0001, 1.])
+      self.assertIsNone(largest_difference(x * rounding, x))
+    # A large value that is rounded is none.
+    x = torch.tensor([1., 2e4])
+    self.assertIsNone(largest_difference(x + 1, x))
+
+  def test_shapes(self):
+    x = torch.ones(2)
+    self.assertIsNone(other_size((x, {'a': x}), (x + 1, {'a': x})))
+    self.assertEqual(
+        other_size((x, {
+            'a': torch.ones(3)
+        }), (x, {
+            'a': x
+        })), ("[1]['a']", (3, ), (2, )))
 
   def test_what_is_no_number(self):
     x = torch.tensor([1., float('nan'), float('-inf')])
@@ -95,6 +117,24 @@ class VerifyTest(unittest.TestCase):
         # Nothing is padded.
         run(tensors(3, 3), model, side=side, pad_value=9, verify=True)
 
+  def test_rows_of_padding_that_are_none_of_tokens(self):
+    # As the frames of speech: half as many as there are samples.
+    model = Recorder(lambda x: torch.ones(len(x), x.shape[1] // 2))
+    with self.assertRaisesRegex(
+        ValueError,
+        r'the shape \(4,\) in a batch and \(1,\) alone.*'
+        r'per_token_outputs=False'):
+      run(tensors(2, 8), model, verify=True)
+    run(tensors(2, 8), model, verify=True, per_token_outputs=False)
+
+  def test_a_model_that_changes_with_the_length_of_its_batch(self):
+    # As some rotary positions do, however little of it is padding.
+    model = Recorder(lambda x: x[:, :1] * (2. if x.shape[1] > 16 else 1.))
+    fn = padded(default_tensor_inference_fn, PaddingOptions(), 'Handler')
+    fn(tensors(2, 14), model, CPU, {})
+    with self.assertRaisesRegex(ValueError, 'depend on the examples'):
+      fn(tensors(16, 18), model, CPU, {})
+
   def test_keyed_tensors_too(self):
     batch = [{'x': x} for x in tensors(2, 5)]
     with self.assertRaisesRegex(ValueError, r"output \['mean'\] differs by"):
@@ -119,7 +159,7 @@ class VerifyTest(unittest.TestCase):
 
     fn = padded(default_tensor_inference_fn, PaddingOptions(), 'Handler')
     for lengths, expected in (((4, 5), 1), ((4, 5), 0), ((3, 4), 0),
-                              ((3, 6), 1), ((3, 6), 0)):
+                              ((3, 6), 1), ((3, 6), 0), ((6, 7), 1)):
       before = len(calls)
       fn(tensors(*lengths), model, CPU, {})
       self.assertEqual(len(calls) - before - 1, expected, lengths)
