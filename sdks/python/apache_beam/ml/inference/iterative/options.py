@@ -20,6 +20,7 @@
 import dataclasses
 from collections.abc import Callable
 from typing import Any
+from typing import Literal
 
 from apache_beam.ml.inference.iterative.emitted import Emitted
 
@@ -64,11 +65,11 @@ class IterativeOptions:
 
   Args:
     mode: ``'in_bundle'``, chunks reach fused steps as they are made and
-      anything behind a shuffle when the bundle ends, or ``'durable'``, each
-      chunk is committed on its own and seen behind shuffles at once. Then a
-      worker or an engine that is lost costs no token and doubles none: the text
-      goes on from what was committed, by token ids or by text where the engine
-      can. Sampling goes on too, with a seed of its own if there is a ``seed``
+      steps after a shuffle when the bundle ends, or ``'durable'``, each chunk
+      is committed on its own and seen after shuffles at once. Then a
+      worker or an engine that is lost costs no token and duplicates none: the
+      text resumes from what was committed, by token ids or by text where the
+      engine can. Sampling resumes too, with a seed of its own if there is a ``seed``
       among the inference args, else with fresh random numbers.
     request_id_fn: gives each input a str that no other input has, and the same
       one when it is tried again. Without it ids are random: in the mode
@@ -81,9 +82,9 @@ class IterativeOptions:
       ones hold so many tokens,
     chunk_secs: or what was made in so many seconds, if that is less. None: 1 s
       in the mode 'in_bundle', and durable no time, since each chunk is a
-      checkpoint: a text takes at most tokens / chunk_tokens + 2, and some more
-      if it is silent for long. Its chunks are up to twice as long, or what is
-      made in 1 s, after the runner came back for one that was not there.
+      checkpoint: a text takes at most tokens / chunk_tokens + 2, one each 5 s if
+      the engine is slow, and some more if it is silent for long. A chunk is up
+      to twice as long, or what is made in 1 s, after a checkpoint without one.
     max_in_flight: how many inputs a worker generates for at the same time,
       at most; more wait.
     session_idle_secs: how long a worker keeps the model when it has nothing
@@ -107,7 +108,7 @@ class IterativeOptions:
     TypeError: if a value has the wrong type.
     ValueError: if a value is out of range.
   """
-  mode: str = 'in_bundle'
+  mode: Literal['in_bundle', 'durable'] = 'in_bundle'
   request_id_fn: Callable[[Any], str] | None = None
   emitted_fn: Callable[[Any], Emitted | None] | None = None
   # 8 tokens a chunk: durable, a seventh of the bundles that one token a chunk
@@ -119,7 +120,7 @@ class IterativeOptions:
   session_idle_secs: float = 600.0
   stall_timeout_secs: float | None = 300.0
   stop_when: Callable[[Progress], bool] | None = None
-  on_drain: str = 'finish'
+  on_drain: Literal['finish', 'truncate'] = 'finish'
   # About 100,000 tokens of English.
   max_restriction_bytes: int = 1 << 18
 
