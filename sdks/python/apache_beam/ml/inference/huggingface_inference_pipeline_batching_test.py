@@ -40,6 +40,7 @@ try:
   from transformers import AutoModelForSequenceClassification
   from transformers import AutoModelForTokenClassification
   from transformers import BertConfig
+  from transformers import GenerationConfig
   from transformers import GPT2Config
   from transformers import PreTrainedTokenizerFast
 
@@ -177,8 +178,12 @@ class PipelineBatchingTest(unittest.TestCase):
       with self.assertRaisesRegex(ValueError,
                                   f'config has {name}=20, .* Pass {instead}'):
         handler.run_inference(TEXTS, pipeline, args)
+      # Nothing is padded.
       if name == 'max_length':
-        handler.run_inference(TEXTS, pipeline, {**args, instead: 2})
+        handler.run_inference(TEXTS[:1], pipeline, args)
+      new = {'max_new_tokens': 2, 'pad_token_id': 0, instead: 2}
+      for given in (new, {'generation_config': GenerationConfig(**new)}):
+        handler.run_inference(TEXTS, pipeline, {**args, **given})
 
   def test_arrays_have_the_length_of_their_numbers(self):
     self.assertEqual([

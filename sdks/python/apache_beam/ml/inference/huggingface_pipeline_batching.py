@@ -132,8 +132,7 @@ class PipelineBatches:
 
     Raises:
       ValueError: if its task returns padded positions, its tokenizer has no pad
-        token, or it generates text and pads on the right, or up to a length that
-        counts the padding.
+        token, or it generates text and pads on the right.
     """
     self._refuse_feature_extraction(pipeline.task)
     tokenizer = getattr(pipeline, 'tokenizer', None)
@@ -180,11 +179,10 @@ class PipelineBatches:
         on.
 
     Raises:
-      ValueError: if the results depend on the batch.
+      ValueError: if the results depend on the batch, or the model's own
+        generation config has a length that counts the padding.
     """
     self.check_args('inference_args', inference_args)
-    if getattr(pipeline, 'task', None) == _GENERATION:
-      self._check_config(pipeline, inference_args)
 
     def call(inputs):
       # The pipeline takes a tuple for one input.
@@ -199,6 +197,8 @@ class PipelineBatches:
       return call(batch)
     alone = [i for i, x in enumerate(batch) if _has_no_token(x, pipeline)]
     others = [i for i in range(len(batch)) if i not in alone]
+    if len(others) > 1 and pipeline.task == _GENERATION:
+      self._check_config(pipeline, inference_args)
     results = dict.fromkeys(range(len(batch)))
     for indices in [[i] for i in alone] + ([others] if others else []):
       found = list(call([batch[i] for i in indices]))
@@ -242,10 +242,16 @@ class PipelineBatches:
     config = getattr(pipeline, 'generation_config', None)
     if config is None:
       config = getattr(pipeline.model, 'generation_config', None)
-    given = {**getattr(pipeline, '_forward_params', {}), **inference_args}
+    given: dict[str, Any] = {}
+    for args in (getattr(pipeline, '_generate_kwargs', {}),
+                 getattr(pipeline, '_forward_params', {}),
+                 inference_args):
+      for nested in _NESTED:
+        given |= _given(args.get(nested) or {})
+      given |= args
     for name in ('max_length', 'min_length'):
       instead = name.replace('length', 'new_tokens')
-      if getattr(config, name, None) and not any(
+      if name not in given and getattr(config, name, None) and not any(
           value is not None
           for value in (given.get(instead), getattr(config, instead, None))):
         raise ValueError(

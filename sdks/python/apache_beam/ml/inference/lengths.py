@@ -29,8 +29,8 @@ from typing import Any
 
 from apache_beam.ml.inference import keyed_batching
 from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.batching.user_functions import as_length
 from apache_beam.transforms.batching.user_functions import brief
-from apache_beam.transforms.batching.user_functions import checked
 
 __all__ = [
     'Tolerant',
@@ -123,15 +123,14 @@ class Tolerant:
   no reason to fail. The first in a process is logged with its reason.
   """
   def __init__(self, length_fn: Callable[[Any], int], owner: str, name: str):
-    self._length_fn = checked(
-        length_fn, f'get_length_fn of {name}', owner, is_length=True)
+    self._length_fn = length_fn
     self._owner = owner
     self._name = name
     self._id = uuid.uuid4().hex
 
   def __call__(self, example: Any) -> int:
     try:
-      return self._length_fn(example)
+      return as_length(self._length_fn(example))
     except Exception as e:  # pylint: disable=broad-except
       if self._id not in _WARNED:
         _WARNED.add(self._id)

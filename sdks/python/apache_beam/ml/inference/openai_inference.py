@@ -214,7 +214,9 @@ def _check_url(name: str, base_url: Any) -> None:
     is_url = bool(url.port is None or
                   url.port) and not re.search(r'\s', base_url)
   except ValueError:
-    is_url, url = False, urllib.parse.urlsplit('')
+    # What may hold a key is not shown.
+    is_url, url = False, urllib.parse.urlsplit(
+        '?key' if re.search('[?#@]', base_url) else '')
   if url.username or url.password or url.query or url.fragment:
     # Not shown, it may hold a key.
     raise ValueError(

@@ -143,6 +143,7 @@ class OpenAIInferenceTest(unittest.TestCase):
           ({'base_url': 3}, TypeError),
           ({'base_url': 'ftp://localhost/v1'}, ValueError),
           ({'base_url': 'http://localhost:abc/v1'}, ValueError),
+          ({'base_url': 'http://localhost:abc/v1?key=secret'}, ValueError),
           ({'base_url': 'http://localhost/v1 '}, ValueError),
           ({'base_url': 'http://localhost/v1\n'}, ValueError),
           ({'base_url': 'https://me:secret@localhost/v1'}, ValueError),

@@ -64,11 +64,11 @@ _ORGANIZATION = 'sentence-transformers'
 # Texts by which a tokenizer and its Rust code are held against each other.
 _PROBES = ('', 'Two words,\n\tand 10% more: naïve 中文 🙂', '<s>[CLS]</s> <pad>')
 
-# What did not load is tried again after so long; a text in between has no length.
+# What did not load twice is tried again after so long, not for each text.
 _FAILED_SECS = 300.0
 
 _lock = threading.Lock()
-_failed: dict[tuple, tuple[float, str]] = {}
+_failed: dict[tuple, tuple[int, float, Exception]] = {}
 
 
 class TokenCount:
@@ -229,13 +229,13 @@ def _once(load: Callable, name: str, **loading):
   # One thread loads it and the others wait.
   key = (load, name, *loading.items())
   with _lock:
-    until, why = _failed.get(key, (0.0, ''))
-    if time.monotonic() < until:
-      raise ValueError(why)
+    times, at, error = _failed.get(key, (0, 0.0, None))
+    if times > 1 and time.monotonic() - at < _FAILED_SECS:
+      raise error.with_traceback(None)
     try:
       return _load_once(load, name, **loading)
     except Exception as e:
-      _failed[key] = time.monotonic() + _FAILED_SECS, f'{e!r:.200}'
+      _failed[key] = times + 1, time.monotonic(), e
       raise
 
 

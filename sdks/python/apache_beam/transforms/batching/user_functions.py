@@ -25,7 +25,7 @@ from typing import Any
 
 from apache_beam.transforms.batching.validation import one
 
-__all__ = ['CheckedFn', 'brief', 'checked']
+__all__ = ['CheckedFn', 'as_length', 'brief', 'checked']
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -74,10 +74,8 @@ class CheckedFn:
   def _check(self, value: Any, element: Any) -> Any:
     try:
       if self._is_length:
-        length = _round_up(value)
-        if 0 <= length <= _LARGEST:
-          return length
-      elif value <= 0 or value > 0:  # Neither holds for NaN.
+        return as_length(value)
+      if value <= 0 or value > 0:  # Neither holds for NaN.
         return value
     except (OverflowError, TypeError, ValueError):
       pass
@@ -95,6 +93,14 @@ def _say_where(error: Exception, where: str) -> None:
       error.args = (f'{error.args[0]} [{where}]', )
   else:
     _LOGGER.error(where)
+
+
+def as_length(value: Any) -> int:
+  """A number of any type as a length, rounded up; an error if it is none."""
+  length = _round_up(value)
+  if not 0 <= length <= _LARGEST:
+    raise ValueError(f'{length} is no length from 0 to 2**40')
+  return length
 
 
 def _round_up(value: Any) -> int:

@@ -26,14 +26,16 @@ __all__ = ['hide_keys', 'is_variable_name']
 _PREFIX = (
     '(?:sk|pk|rk|xai|pplx|nvapi|nvcf|tgp|csk|glpat)[-_]|'
     '(?:gsk|hf|r8|fw|ghp|gho|github_pat)_')
+_OF_MODELS = '(?:pplx-|hf_|r8_|fw_|tgp_)'
 _KEY = re.compile(
-    rf'\b(?:{_PREFIX})(?=\S*[\d*A-Z])[\w*.-]{{8,}}|\bAIza[\w-]{{20,}}|'
+    rf'\b(?!{_OF_MODELS})(?:{_PREFIX})(?=\S*[\d*A-Z])[\w*.-]{{8,}}|'
+    rf'\b{_OF_MODELS}(?:v\d_)?(?=\w*\d)[A-Za-z\d]{{16,}}|\bAIza[\w-]{{20,}}|'
     r'\beyJ[\w-]+\.[\w.-]+|\b[Bb]earer (?=\S*[^a-z\s])\S{8,}|'
     r'[\w-]*\*{3,}[\w*-]*|(?<=://)[^/@\s]+(?=@)')
 # Keys mix letters and digits, or cases, or are long.
 _WORD = re.compile(
     r'[A-Z\d]{0,8}|[a-z\d]{0,8}|([A-Z]{1,28}|[a-z]{1,20})\d{0,4}|'
-    r'[A-Za-z][a-z]{0,10}([A-Z]{1,4}[a-z]{1,10}){0,4}[A-Z]{0,3}')
+    r'[A-Za-z][a-z]{0,10}([A-Z]{1,5}[a-z]{1,10}){0,4}[A-Z]{0,3}\d?')
 # What is put for a key where a server wants none: EMPTY, none, ollama, x.
 _DUMMY = re.compile('[a-z]{1,8}|[A-Z]{1,8}')
 
@@ -55,6 +57,8 @@ def hide_keys(text: str, key: str | None = None) -> str:
       word of letters is none.
   """
   if key and not _DUMMY.fullmatch(key):
+    if len(key) >= 8:
+      text = text.replace(key, '***')
     text = re.sub(rf'(?<!\w){re.escape(key)}(?!\w)', '***', text)
     if len(key) >= 12:
       text = re.sub(rf'{re.escape(key[:6])}\S*', '***', text)

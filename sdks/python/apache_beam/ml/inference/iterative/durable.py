@@ -199,6 +199,9 @@ class DurableDoFn(beam.DoFn, RestrictionProvider):
         break
       self._sleep(due)
       transition = self._transitions.next(restriction, element, windows)
+    if transition is None and delays.are_ignored:
+      self._sleep(poll_at)
+      transition = self._transitions.next(restriction, element, windows)
     if transition is None and delays.are_cut:
       # It may resume at once, as others that are due sooner.
       self._sleep(min(until, max(self._requests.next_due(), now)))

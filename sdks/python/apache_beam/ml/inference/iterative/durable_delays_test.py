@@ -191,6 +191,13 @@ class DelaysTest(unittest.TestCase):
       worker = _Worker(ignores_delays, 0.0, count=count).run()
       worker.check_texts()
       self.assertLessEqual(max(worker.checkpoints.values()), _TOKENS / 8 + 2)
+    for rate in (2.0, 0.5):
+      worker = _Worker(ignores_delays, 0.0, rate, count=2).run()
+      worker.check_texts()
+      # A slow text is polled at least each 5 s, and when the other one is.
+      self.assertLessEqual(
+          max(worker.checkpoints.values()),
+          _TOKENS / 8 + 2 + 2 * _TOKENS / rate / 5)
 
   def test_a_text_resumes_a_second_late_at_most_where_delays_are_cut(self):
     worker = _Worker(cuts_delays, 0.25)

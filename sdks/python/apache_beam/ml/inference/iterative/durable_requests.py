@@ -179,11 +179,14 @@ class DurableRequest(InFlightRequest):
 
   def newest(self) -> float | None:
     """When the newest token since its submission was made, if any was seen."""
-    return self.taken_until if self.unread is None else self.unread.made
+    # Read once, as other threads ask too.
+    unread = self.unread
+    return self.taken_until if unread is None else unread.made
 
   def tokens_to_come(self, least: bool = False) -> int:
     """How many must be made until a chunk is due, or at least."""
-    unread = 0 if self.unread is None else self.unread.tokens
+    delta = self.unread
+    unread = 0 if delta is None else delta.tokens
     if not self.stream.index:
       return 1
     owed = max(self.owed, 0)

@@ -53,7 +53,7 @@ class Transition(NamedTuple):
     delta: the source of the chunk.
     made_before: when the newest token before it was made.
     request: if it is in flight.
-    is_retry: whether its engine was lost.
+    is_retry: whether it is submitted again, since its engine was lost.
     cause: what was raised for its input, if anything was.
   """
   after: TranscriptRestriction
@@ -177,6 +177,7 @@ class Transitions:
     most = self._options.max_in_flight
     if self._requests.are_full(most):
       return None
+    session = self._lease.session()
     request = DurableRequest(
         key,
         self._stream(restriction, element),
@@ -186,22 +187,23 @@ class Transitions:
         self._limit)
     if not self._requests.add(request, most):
       return None
-    transition = self._submit(restriction, element, request)
+    try:
+      transition = self._submit(restriction, element, request, session)
+    except BaseException:
+      self._requests.forget(request)
+      raise
     if transition is not None:
       return transition
     self.begun += 1
     self._metrics.submitted(len(self._requests), self._requests.queued)
     return None
 
-  def _submit(self, restriction, element, request):
+  def _submit(self, restriction, element, request, session):
     """Returns its last transition if it cannot be submitted."""
     try:
       to_submit = self._inputs.request(restriction.request_id, element)
       request.submit(
-          self._lease.session(),
-          to_submit,
-          restriction.transcript(),
-          self._clock())
+          session, to_submit, restriction.transcript(), self._clock())
     except ValueError as e:
       self._requests.forget(request)
       return self._failed(restriction, element, f'invalid: {e}', e)
@@ -214,7 +216,8 @@ class Transitions:
       request.polled_at = now
       if now < request.retry_at:
         return self._overdue(restriction, request)
-      return self._submit(restriction, element, request)
+      session = self._lease.session()
+      return self._submit(restriction, element, request, session)
     delta = request.poll(now)
     if delta is None:
       return self._overdue(restriction, request)

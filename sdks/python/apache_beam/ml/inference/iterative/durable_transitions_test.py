@@ -18,6 +18,7 @@
 import dataclasses
 import itertools
 import unittest
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import settings
@@ -284,6 +285,18 @@ class TransitionsTest(TransitionsTestCase):
     transitions.handler.sessions[1].close()
     chunks = self.to_the_end(transitions, restriction, chunks=chunks)
     self.assertEqual(chunks[-1].error_kind, 'engine')
+
+  def test_an_engine_that_does_not_open_holds_nothing(self):
+    transitions, restriction = self.worker(max_in_flight=1), self.restriction()
+    open_session = transitions.handler._open
+    transitions.handler._open = mock.Mock(side_effect=RuntimeError('restarts'))
+    for _ in range(2):
+      with self.assertRaisesRegex(RuntimeError, 'restarts'):
+        self.advance(transitions, restriction)
+    self.assertEqual(len(transitions.requests), 0)
+    transitions.handler._open = open_session
+    chunks = self.to_the_end(transitions, restriction)
+    self.assertEqual(chunks[-1].finish_reason, 'length')
 
   def test_inputs_that_fail(self):
     transitions = self.worker()

@@ -17,6 +17,7 @@
 
 """What one call of an OpenAI-compatible server has brought so far."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from apache_beam.ml.inference.iterative.openai_failures import CallFailed
@@ -43,6 +44,7 @@ class Answer:
     has_choice: whether there was anything of a completion.
     has_reason: whether the server gave a reason for the end.
     has_text: whether there was any text.
+    has_deltas: whether any of it was new text, not that of a whole message.
     thinks: whether there were thoughts, which are in no text.
   """
   def __init__(self, stop: Sequence[str] = (), gives_reasons: bool = False):
@@ -56,7 +58,8 @@ class Answer:
     self._blanks = 0
     self._prompt_tokens: int | None = None
     self._completion_tokens: int | None = None
-    self.thinks = self.has_text = False
+    self.thinks = self.has_text = self.has_deltas = False
+    self._received: list[str] = []
 
   @property
   def is_stopped(self) -> bool:
@@ -82,7 +85,10 @@ class Answer:
     """Takes an event, and the text to use for it; returns what is certain."""
     self.thinks |= event.thinks
     self.has_choice |= event.has_choice
-    self.has_text |= bool(text)
+    if text:
+      self.has_text = True
+      self.has_deltas |= not event.is_message
+      self._received.append(text)
     self._is_done |= event.is_done
     self._gives_reasons &= not event.is_whole
     self._refusal += event.refusal
@@ -95,6 +101,20 @@ class Answer:
     if not event.has_choice:
       return Piece()
     return self._text.add(text, event.token_ids, self._tokens_of(event))
+
+  def without_repeated(self, event: Event) -> Event:
+    """An event without the text before, where it is that of the whole answer.
+
+    MiniMax ends a stream so. Without deltas, messages may be pieces of a text.
+    """
+    received = ''.join(self._received)
+    repeats = self.has_deltas or event.finish_reason
+    if not (event.is_message and received and repeats and
+            event.text.startswith(received)):
+      return event
+    text = event.text[len(received):]
+    return dataclasses.replace(
+        event, text=text, token_ids=(), tokens=len(text.split()))
 
   def rest(self) -> Piece:
     """What is certain when nothing follows."""

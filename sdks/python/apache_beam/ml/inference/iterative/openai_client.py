@@ -39,6 +39,7 @@ from apache_beam.ml.inference.iterative.backoff import retry_after_secs
 from apache_beam.ml.inference.iterative.openai_failures import CallFailed
 from apache_beam.ml.inference.iterative.openai_failures import failure_of
 from apache_beam.ml.inference.iterative.openai_protocol import Event
+from apache_beam.ml.inference.iterative.server_sent_events import DONE
 from apache_beam.ml.inference.iterative.server_sent_events import EventReader
 from apache_beam.ml.inference.iterative.server_sent_events import EventTooLarge
 
@@ -224,8 +225,10 @@ class OpenAIClient:
     # LiteLLM refuses in an event of a stream, with 500.
     reader = EventReader(len(body) + 1)
     read = (data for _, data in reader.feed(body) + reader.end())
-    answer: Any = next(
-        (data for data in read if isinstance(data, (dict, list))), body)
+    answer: Any = next((
+        data for data in read
+        if isinstance(data, (dict, list, str)) and data != DONE),
+                       body)
     if response.is_redirect and response.headers.get('location'):
       # Without a user or a query, which may hold a key.
       url = response.request.url.join(response.headers['location'])

@@ -54,6 +54,7 @@ _ALONE = _REASONS[:7]
 # What is wrong with which field, beside a reason for all.
 _DETAILS = ('errors', 'details', 'fieldViolations')
 _SUCCESS = (0, '0', 200, '200', 'success', 'ok')
+_FINE = re.compile('(ok|success(ful(ly)?)?|none)?[.!]?', re.I)
 _CODES = (
     'code',
     'type',
@@ -111,17 +112,24 @@ def is_failure(event: Mapping[str, Any]) -> bool:
   """Whether an event of a stream says that the call has failed."""
   error = event.get('error')
   if isinstance(error, Mapping):
-    error = error.get('code') not in _SUCCESS and any(error.values())
+    error = not _is_fine(error) and any(error.values())
   if error or 'error' in (event.get('object'), event.get('type')):
     return True
-  if (event.get('base_resp') or {}).get('status_code'):
+  status = event.get('base_resp')
+  if isinstance(status, Mapping) and status.get('status_code'):
     return True
-  if event.get('code') in _SUCCESS:
+  if _is_fine(event):
     return False
   # A message that is an object is one of a chat.
   return not event.get('choices') and not event.get('usage') and any(
       event.get(key) and isinstance(event[key], (str, list))
       for key in _ALONE) or bool(event.get('detail'))
+
+
+def _is_fine(answer: Mapping[str, Any]) -> bool:
+  """Whether an answer says that all is well, in the form of a failure."""
+  return answer.get('code') in _SUCCESS and bool(
+      _FINE.fullmatch(str(answer.get('message') or '')))
 
 
 def failure_of(

@@ -194,8 +194,21 @@ class ApiKeysTest(unittest.TestCase):
                       ('ollama', 'try `ollama pull`'),
                       ('EMPTY', 'EMPTY is no model')):
       self.assertEqual(text, hide_keys(text, key))
-    # Nor a part of a word.
+    # Nor a part of a word, if the key is short.
     self.assertEqual('es3crets', hide_keys('es3crets', 's3cret'))
+    self.assertEqual('***', hide_keys('keyabc12345', 'abc12345'))
+
+  def test_names_of_models_are_no_keys(self):
+    for name in ('pplx-7b-online',
+                 'perplexity/pplx-embed-v1-0.6B',
+                 'hf_Qwen2.5-7B',
+                 '/srv/fw_weights_v2',
+                 'models/hf_model_Q4_K_M.gguf',
+                 'r8_model_v1'):
+      self.assertEqual(name, hide_keys(name))
+    for key in ('hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567',
+                'pplx-0123456789abcdef0123456789abcdef'):
+      self.assertNotIn('cdef', hide_keys(f'{key} is bad').casefold())
 
 
 if __name__ == '__main__':

@@ -63,6 +63,8 @@ _TOOLS = frozenset(('tool_calls', 'tool_call', 'tool_use', 'function_call'))
 _THOUGHT = re.compile('(^|_)(reasoning|think|thought)|^signature$')
 # Parts of a content that say something about its text.
 _NOTE = re.compile('reference|citation|annotation|search_result|source')
+# Names of events that say that the call has failed.
+_FAILURE = re.compile('error|fail|exception|problem', re.I)
 _NO_TEXT = ('audio', 'images', 'image')
 
 
@@ -79,7 +81,7 @@ class Event:
     error: with 'error', why.
     failed: an answer of the server that says that the call has failed.
     has_choice: whether it is of a completion.
-    is_message: whether its text is that of the whole answer, not what is new.
+    is_message: whether its text is that of a message, not of a delta.
     is_done: whether it is the mark at the end of a stream,
     is_whole: or the end of an answer that is no stream.
     prompt_tokens, completion_tokens: of this call so far, if it says so.
@@ -176,10 +178,12 @@ def read_event(data: Any, name: str = '') -> Event:
     return Event(is_done=True)
   if data in (None, '', b'', []):
     return Event()
-  if name not in ('', 'message') and not _is_meant(data, name):
+  if _FAILURE.search(name):
+    return Event(failed=data)
+  if name not in ('', 'message') and not _is_meant(data):
     # Of what is not asked for, such as pings.
     return Event()
-  if name == 'error' or isinstance(data, Mapping) and is_failure(data):
+  if isinstance(data, Mapping) and is_failure(data):
     return Event(failed=data)
   if isinstance(data, list) and all(isinstance(x, Mapping) for x in data):
     # As Google's.
@@ -198,10 +202,10 @@ def no_completion(data: Any) -> CallFailed:
       'malformed', f'the server sent {shown} without a completion in it')
 
 
-def _is_meant(data: Any, name: str) -> bool:
-  """Whether an event with a name is of the completion, or of its failure."""
-  return bool(re.search('error|fail', name)) or isinstance(
-      data, Mapping) and ('choices' in data or bool(data.get('error')))
+def _is_meant(data: Any) -> bool:
+  """Whether an event with a name is of the completion."""
+  return isinstance(data, Mapping) and (
+      'choices' in data or bool(data.get('usage')) or bool(data.get('error')))
 
 
 def _read(event: Mapping[str, Any]) -> Event:

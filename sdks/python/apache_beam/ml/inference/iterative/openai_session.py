@@ -41,8 +41,8 @@ from apache_beam.ml.inference.iterative.session import Transcript
 
 __all__ = ['OpenAISession']
 
-# For the usage, and then the end of the connection, after the last token. Some
-# servers give a reason with each event, so that more may follow one with text.
+# For the usage, and then the end of the connection, after the last token. Servers
+# that give a reason with each event have more time: more text may follow.
 _USAGE_TIMEOUT_SECS = 5.0
 _MORE_TIMEOUT_SECS = 60.0
 _DRAIN_TIMEOUT_SECS = 1.0
@@ -146,6 +146,8 @@ class OpenAISession(BufferedSession):
     self._needs = {'return_token_ids'} if resumes == 'exact' else set()
     # As long as it is not known, a text may end without a reason.
     self._gives_reasons = False
+    # Whether text has followed one.
+    self._goes_on_after_reasons = False
     # Calls that may be made at the same time; None: any number.
     self._turns: asyncio.Semaphore | None = None
     if resumes is None:
@@ -295,9 +297,9 @@ class OpenAISession(BufferedSession):
     self._end(call, Delta(finish_reason='length'))
 
   def _leaves_out(self, call: _Call, failure: CallFailed) -> bool:
-    """Whether a call may be made again without a field that it names.
+    """Whether a call may be made again without a field that the failure names.
 
-    It may be named by chance: some servers repeat the body that they refuse.
+    It may be there by chance: some servers repeat the body that they refuse.
     """
     named = [name for name in failure.named if name in call.asked]
     call.refused.update(named[:1])
@@ -355,9 +357,9 @@ class OpenAISession(BufferedSession):
           if not answer.is_complete:
             raise
           break
-        if event.is_message and answer.has_text:
-          # MiniMax's last event repeats the whole text.
-          event = dataclasses.replace(event, text='', token_ids=(), tokens=0)
+        event = answer.without_repeated(event)
+        is_news = bool(event.text or event.thinks)
+        self._goes_on_after_reasons |= is_news and answer.has_reason
         if event.has_choice:
           self._leave_out(call.refused)
         call.prompt_ids = call.prompt_ids or event.prompt_ids
@@ -369,10 +371,11 @@ class OpenAISession(BufferedSession):
         call.has_thoughts |= answer.thinks
         if event.is_done:
           break
-        if event.text or event.thinks:
-          until = self._loop.time() + _MORE_TIMEOUT_SECS
-        elif until is None or event.finish_reason:
-          until = self._loop.time() + _USAGE_TIMEOUT_SECS
+        if is_news or until is None or event.finish_reason:
+          more = is_news and (
+              self._goes_on_after_reasons or not answer.has_text)
+          until = self._loop.time() + (
+              _MORE_TIMEOUT_SECS if more else _USAGE_TIMEOUT_SECS)
       self._gives_reasons |= answer.has_reason
       last = answer.last(before, call.limit)
       if answer.is_empty and last.finish_reason == 'stop' and call.streams and (

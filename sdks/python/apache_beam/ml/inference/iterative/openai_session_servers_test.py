@@ -124,8 +124,9 @@ class ServersTest(unittest.TestCase):
             'content': f'{i} '
         }, 'finish_reason': 'stop'
     } for i in range(5)]
-    parts = [part for word in words for part in (stream(word), 0.2)]
-    with mock.patch.object(openai_session, '_USAGE_TIMEOUT_SECS', 0.1):
+    gaps = (0.05, 0.5, 0.5, 0.05, 0.05)
+    parts = [p for word, gap in zip(words, gaps) for p in (stream(word), gap)]
+    with mock.patch.object(openai_session, '_USAGE_TIMEOUT_SECS', 0.3):
       _, session = self.serve(
           Reply(at_token=0, then=(*parts, 'end')), endpoint='chat')
       self.assertEqual('0 1 2 3 4 ', self.generate(session).text)

@@ -82,15 +82,16 @@ class IterativeOptions:
       ones hold so many tokens,
     chunk_secs: or what was made in so many seconds, if that is less. None: 1 s
       in the mode 'in_bundle', and durable no time, since each chunk is a
-      checkpoint: a text takes at most tokens / chunk_tokens + 2, one each 5 s if
-      the engine is slow, and some more if it is silent for long. A chunk is up
-      to twice as long, or what is made in 1 s, after a checkpoint without one.
+      checkpoint: a text takes at most tokens / chunk_tokens + 2, one more for each
+      5 s without a chunk if the engine is slow, and some more if it is silent
+      for long. After a checkpoint without a chunk the next one is up to twice
+      as long, or what is made in 1 s.
     max_in_flight: how many inputs a worker generates for at the same time,
       at most; more wait.
     session_idle_secs: how long a worker keeps the model when it has nothing
       to do. Runners tear steps down that were idle for a minute, and a model may
-      take longer to load. 0: the model is closed then, as it is at the end of a
-      batch pipeline on a direct runner.
+      take longer to load. 0: the model is closed then, as it is where it had no
+      request, and at the end of a batch pipeline on a direct runner.
     request_timeout_secs: an input that takes longer, from its submission, ends
       with the finish reason 'error'. None: no limit.
     stall_timeout_secs: likewise if so long nothing was made for it.

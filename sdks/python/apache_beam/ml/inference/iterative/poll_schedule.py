@@ -68,7 +68,7 @@ class EngineSpeed:
     self.token_secs += WEIGHT * (max(seconds, 0.0) - self.token_secs)
 
   def due_at(self, request, now: float) -> float:
-    """When a chunk of a DurableRequest is expected that is not due ``now``."""
+    """When the next chunk of a DurableRequest is expected, as none is due now."""
     if request.retry_at is not None:
       return request.retry_at
     newest = request.newest()

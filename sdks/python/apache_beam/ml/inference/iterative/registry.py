@@ -152,7 +152,7 @@ class Lease:
       entry.users -= 1
       if entry.users:
         return
-      # What nobody asked anything of would hold its memory for nobody.
+      # A session that had no request is closed at once, to free its memory.
       is_wanted = entry.session is not None and entry.in_flight.any_yet
       if is_wanted and self._idle_secs > 0:
         entry.close_after(self._idle_secs)

@@ -82,16 +82,26 @@ class OutputCutter:
           dim for dim, (size, size_alone) in enumerate(zip(sizes, alone))
           if size == padded_length and size_alone == shortest)
 
+    def holds_outputs(output, path):
+      """Whether a list is one of outputs, not of a row for each token."""
+      if not _may_hold_outputs(output):
+        return False
+      if len(output) != padded_length or self._declared != 'auto':
+        return len(output) != padded_length
+      alone = _at(run_shortest_alone(), path)
+      return isinstance(alone, list) and len(alone) == len(output)
+
     return [
-        self._cut_one(inference, length, padded_length, find_out)
+        self._cut_one(
+            inference, length, padded_length, find_out, holds_outputs)
         for inference, length in zip(inferences, lengths)
     ]
 
-  def _cut_one(self, inference, length, padded_length, find_out):
+  def _cut_one(self, inference, length, padded_length, find_out, holds_outputs):
     self._check_names(inference)
 
     def cut(output, path):
-      if _holds_outputs(output) and len(output) != padded_length:
+      if holds_outputs(output, path):
         # One after the other, as the hidden states of layers.
         return [
             _map(value, cut, (*path, index))
@@ -171,8 +181,7 @@ def _map(output: Any, function: Callable[[Any, tuple], Any], path=()) -> Any:
   return function(output, path)
 
 
-def _holds_outputs(output: Any) -> bool:
-  """Whether a list is one of outputs, not of one row for each token."""
+def _may_hold_outputs(output: Any) -> bool:
   return isinstance(output, list) and bool(output) and all(
       len(_sizes(value)) > 0 or isinstance(value, (Mapping, tuple))
       for value in output)

@@ -128,7 +128,7 @@ class PerTokenOutputsTest(unittest.TestCase):
           run(tensors(*lengths), Recorder(outputs), per_token_outputs=declared)
 
   def test_lists_of_layers(self):
-    for layers in (2, 5):
+    for layers in (2, 4, 5):
       model = Recorder(lambda x, n=layers: {'layers': n * [x[..., None]]})
       results = run(tensors(1, 4), model)
       self.assertEqual([[tuple(layer.shape) for layer in r.inference['layers']]

@@ -183,7 +183,9 @@ class _PaddedInferenceFn:
       if self._is_forward and models.takes(model, 'use_cache'):
         # A cache belongs to a batch.
         args = {'use_cache': False, **args}
-      pads_right = self.options.side == 'right' and min(lengths) < padded_length
+      pads_right = (
+          self.options.verify and self.options.side == 'right' and
+          min(lengths) < padded_length)
       model = ByExample(model, len(examples), self._handler, pads_right)
     results = list(self._inference_fn(examples, model, device, args, model_id))
     self._check_results(results, len(examples))

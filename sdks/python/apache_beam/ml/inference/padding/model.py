@@ -87,11 +87,16 @@ def takes(model: Any, name: str) -> bool:
 
 
 def is_decoder(model: Any) -> bool:
-  """Whether a Hugging Face model generates behind its input."""
+  """Whether a Hugging Face model appends what it generates to its input."""
   model = _innermost(model)
   config = getattr(model, 'config', None)
-  return _is_hugging_face(model) and config is not None and not getattr(
-      config, 'is_encoder_decoder', False)
+  if not _is_hugging_face(model) or config is None:
+    return False
+  # Some encode their input without saying that they do, as those of BLIP.
+  encodes = getattr(config, 'is_encoder_decoder', False) or any(
+      hasattr(model, name) for name in ('encoder', 'text_encoder'))
+  head = getattr(model, 'get_output_embeddings', lambda: None)
+  return not encodes and head() is not None
 
 
 def check_mask(model: Any, mask: str, handler: str) -> None:

@@ -45,9 +45,10 @@ class PaddingOptions:
       if several keys are padded and not all with 0. 'auto' is the pad_token_id
       of a Hugging Face model for its token ids, and 0 elsewhere.
     side: 'right' to pad after the data, 'left' to pad before it, as decoders
-      need for generation; `generate` refuses the other. Left padding shifts absolute positions: a model
-      which has them, such as GPT-2, needs position_ids among the keys of each
-      example. Rotary and relative positions need nothing.
+      need for generation; where they would pad on the right, `generate` is an
+      error, unless `verify` is False. Left padding shifts absolute positions: a
+      model which has them, such as GPT-2, needs position_ids among the keys of
+      each example. Rotary and relative positions need nothing.
     mask: the name of the mask argument of the model, None if it takes none.
       'auto' is 'attention_mask' for a Hugging Face model or an ONNX model that
       takes it, unless the handler has an inference_fn of the user's, and none
@@ -68,8 +69,8 @@ class PaddingOptions:
       constant size, the shortest example is run alone, once for each output
       of a worker's handler. Outputs of any other size pass as they are, such
       as those of `generate`, in which the padding of the prompt remains; but
-      where the model itself is called, a size that the padding has changed is
-      an error, unless `verify` or this is False. For encoder-decoder
+      where the model itself is called, with 'auto' a size that the padding has
+      changed is an error, unless `verify` is False. For encoder-decoder
       `generate`, whose output length depends on the content, pass False. With
       'auto' every dimension that follows the length is cut, as both of
       attention weights; otherwise the one next to the batch dimension.
