@@ -185,8 +185,6 @@ class DurableRequest(InFlightRequest):
 
   def tokens_to_come(self, least: bool = False) -> int:
     """How many must be made until a chunk is due, or at least."""
-    delta = self.unread
-    unread = 0 if delta is None else delta.tokens
     if not self.stream.index:
       return 1
     owed = max(self.owed, 0)
@@ -197,7 +195,7 @@ class DurableRequest(InFlightRequest):
       left = self.limit - self.stream.transcript.tokens
       if left > 0:
         wanted = min(wanted, left)
-    return max(wanted - unread, 0)
+    return max(wanted - self._unread_tokens(), 0)
 
   def polls_left(self) -> float:
     """How often it may resume without a chunk, where delays are cut."""
@@ -206,10 +204,13 @@ class DurableRequest(InFlightRequest):
     if not self.stream.index:
       allowed += _FIRST_POLLS
     elif self.limit is not None:
-      unread = 0 if self.unread is None else self.unread.tokens
-      if made + unread + self.tokens_to_come() >= self.limit:
+      if made + self._unread_tokens() + self.tokens_to_come() >= self.limit:
         allowed += _LAST_POLLS
     return allowed + self.early_polls - self.checkpoints
+
+  def _unread_tokens(self):
+    unread = self.unread
+    return 0 if unread is None else unread.tokens
 
   def _is_ready(self, delta):
     self.unread = delta

@@ -43,8 +43,6 @@ class Answer:
   Attributes:
     has_choice: whether there was anything of a completion.
     has_reason: whether the server gave a reason for the end.
-    has_text: whether there was any text.
-    has_deltas: whether any of it was new text, not that of a whole message.
     thinks: whether there were thoughts, which are in no text.
   """
   def __init__(self, stop: Sequence[str] = (), gives_reasons: bool = False):
@@ -58,13 +56,19 @@ class Answer:
     self._blanks = 0
     self._prompt_tokens: int | None = None
     self._completion_tokens: int | None = None
-    self.thinks = self.has_text = self.has_deltas = False
+    self.thinks = False
     self._received: list[str] = []
+    # Whether any of it was that of a delta, not of a message.
+    self._has_deltas = False
 
   @property
   def is_stopped(self) -> bool:
     """Whether a stop string has ended the text."""
     return self._text.is_stopped
+
+  @property
+  def has_text(self) -> bool:
+    return bool(self._received)
 
   @property
   def has_reason(self) -> bool:
@@ -86,8 +90,7 @@ class Answer:
     self.thinks |= event.thinks
     self.has_choice |= event.has_choice
     if text:
-      self.has_text = True
-      self.has_deltas |= not event.is_message
+      self._has_deltas |= not event.is_message
       self._received.append(text)
     self._is_done |= event.is_done
     self._gives_reasons &= not event.is_whole
@@ -107,10 +110,11 @@ class Answer:
 
     MiniMax ends a stream so. Without deltas, messages may be pieces of a text.
     """
+    # First, as joining the text at each event takes quadratic time.
+    if not (event.is_message and (self._has_deltas or event.finish_reason)):
+      return event
     received = ''.join(self._received)
-    repeats = self.has_deltas or event.finish_reason
-    if not (event.is_message and received and repeats and
-            event.text.startswith(received)):
+    if not received or not event.text.startswith(received):
       return event
     text = event.text[len(received):]
     return dataclasses.replace(

@@ -86,8 +86,10 @@ class OutputCutter:
       """Whether a list is one of outputs, not of a row for each token."""
       if not _may_hold_outputs(output):
         return False
-      if len(output) != padded_length or self._declared != 'auto':
-        return len(output) != padded_length
+      if len(output) != padded_length:
+        return True
+      if self._declared != 'auto':
+        return False
       alone = _at(run_shortest_alone(), path)
       return isinstance(alone, list) and len(alone) == len(output)
 
