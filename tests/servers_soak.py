@@ -46,7 +46,7 @@ from tools.layout import here
 import apache_beam as beam
 from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.ml.inference.iterative import IterativeOptions
 from apache_beam.ml.inference.openai_inference import Backoff
 from apache_beam.ml.inference.openai_inference import OpenAIChatModelHandler
 from apache_beam.ml.inference.openai_inference import OpenAICompletionsModelHandler

@@ -162,7 +162,7 @@ def test_environment_runs_the_patched_source():
   """Of this checkout: editable, and with the extensions of that source."""
   layout = build.here()
   program = (
-      'import apache_beam.transforms.batching.least_cost as policy, '
+      'import apache_beam.transforms.batching.policy.least_cost as policy, '
       'apache_beam.coders.coder_impl as fast; '
       'print(policy.__file__, fast.__file__)')
   env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}

@@ -24,8 +24,8 @@ _PIPELINE = f'''
 import json, os, sys
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
-from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.testing.inference.clock_session import ClockModelHandler
+from apache_beam.ml.inference.iterative import IterativeOptions
 from apache_beam.options.pipeline_options import PipelineOptions
 
 out, *flags = sys.argv[1:]

@@ -32,8 +32,8 @@ from tools.layout import here
 
 from apache_beam.examples.inference.iterative_live_page.board import ITERATIVE
 from apache_beam.examples.inference.iterative_live_page.board import ONE_SHOT
-from apache_beam.ml.inference.iterative.clock_session import clock_text
-from apache_beam.ml.inference.iterative.clock_session import clock_token_ids
+from apache_beam.testing.inference.clock_session import clock_text
+from apache_beam.testing.inference.clock_session import clock_token_ids
 
 _PRISM = here().build / 'bin' / 'prism'
 _TOKENS = 40

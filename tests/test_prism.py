@@ -28,7 +28,7 @@ import json, sys
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms import window
-from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.batching import BatchingOptions
 
 
 class Describe(beam.DoFn):

@@ -27,9 +27,9 @@ _COMMON = '''
 import json, sys, time
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
-from apache_beam.ml.inference.iterative.clock_session import ClockSession
-from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.testing.inference.clock_session import ClockModelHandler
+from apache_beam.testing.inference.clock_session import ClockSession
+from apache_beam.ml.inference.iterative import IterativeOptions
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms import window
 from apache_beam.transforms.periodicsequence import PeriodicImpulse

@@ -43,7 +43,7 @@ _BUSY = '''
 import sys
 import torch
 from apache_beam.examples.inference import iterative_text_generation as example
-from apache_beam.ml.inference.iterative.generator import GeneratorModelHandler
+from apache_beam.ml.inference.iterative import GeneratorModelHandler
 
 
 def busy(batch, model, args):

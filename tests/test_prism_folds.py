@@ -24,11 +24,11 @@ from collections.abc import Callable
 _HEAD = '''
 import json, random, sys, time
 import apache_beam as beam
-from apache_beam.ml.inference.iterative.chunk import Chunk
-from apache_beam.ml.inference.iterative.folds import FinalsOnly
-from apache_beam.ml.inference.iterative.folds import FoldToPredictionResult
-from apache_beam.ml.inference.iterative.folds import Sentences
-from apache_beam.ml.inference.iterative.folds import TextSoFar
+from apache_beam.ml.inference.iterative import Chunk
+from apache_beam.ml.inference.iterative import FinalsOnly
+from apache_beam.ml.inference.iterative import FoldToPredictionResult
+from apache_beam.ml.inference.iterative import Sentences
+from apache_beam.ml.inference.iterative import TextSoFar
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms import window
 from apache_beam.transforms.periodicsequence import PeriodicImpulse

@@ -31,9 +31,9 @@ from pathlib import Path
 import pytest
 from tools.layout import here
 
-from apache_beam.ml.inference.iterative import testing_language
-from apache_beam.ml.inference.iterative.testing_sse_server import FakeServer
-from apache_beam.ml.inference.iterative.testing_sse_server import Reply
+from apache_beam.testing.inference import language as testing_language
+from apache_beam.testing.inference.sse_server import FakeServer
+from apache_beam.testing.inference.sse_server import Reply
 from apache_beam.utils import subprocess_server
 
 _MODEL = here().build / 'models' / 'SmolLM2-135M-Instruct'
@@ -44,7 +44,7 @@ _PIPELINE = '''
 import json, sys
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.ml.inference.iterative import IterativeOptions
 from apache_beam.ml.inference.openai_inference import Backoff
 from apache_beam.ml.inference.openai_inference import OpenAICompletionsModelHandler
 from apache_beam.options.pipeline_options import PipelineOptions

@@ -40,10 +40,10 @@ import psutil
 import apache_beam as beam
 from apache_beam.ml.inference import vllm_inference
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.ml.inference.iterative.options import IterativeOptions
-from apache_beam.ml.inference.iterative.session import Delta
-from apache_beam.ml.inference.iterative.session import Request
-from apache_beam.ml.inference.iterative.session import Transcript
+from apache_beam.ml.inference.iterative import Delta
+from apache_beam.ml.inference.iterative import IterativeOptions
+from apache_beam.ml.inference.iterative import Request
+from apache_beam.ml.inference.iterative import Transcript
 from apache_beam.ml.inference.vllm_inference import OpenAIChatMessage
 from apache_beam.ml.inference.vllm_inference import VLLMChatModelHandler
 from apache_beam.ml.inference.vllm_inference import VLLMCompletionsModelHandler

@@ -30,10 +30,10 @@ import random
 from pathlib import Path
 
 from apache_beam.transforms import window
+from apache_beam.transforms.batching import BatchingOptions
 from apache_beam.transforms.batching.advisor.__main__ import main as advise
 from apache_beam.transforms.batching.in_bundle import LengthBatchingDoFn
-from apache_beam.transforms.batching.least_cost import Cost
-from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.batching.policy.least_cost import Cost
 
 _BATCH_SIZE = 32
 # Fixed cost in tokens, speedup, and the longest wait in seconds.

@@ -40,7 +40,7 @@ from apache_beam.examples.inference import bucketed_text_embeddings as example
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms import window
-from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.batching import BatchingOptions
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
 from tools.layout import Layout
 from tools.layout import ToolError

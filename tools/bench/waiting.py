@@ -32,13 +32,13 @@ from collections.abc import Callable
 from collections.abc import Sequence
 
 from apache_beam.transforms.batching.advisor.policies import BEAM_DEFAULT
-from apache_beam.transforms.batching.fixed_boundaries import FixedBoundaries
-from apache_beam.transforms.batching.flushing import FlushPolicy
-from apache_beam.transforms.batching.least_cost import Cost
-from apache_beam.transforms.batching.priced_window import PricedWindow
-from apache_beam.transforms.batching.replay import Model
-from apache_beam.transforms.batching.replay import replay
-from apache_beam.transforms.batching.work_conserving import WorkConserving
+from apache_beam.transforms.batching.policy.fixed_boundaries import FixedBoundaries
+from apache_beam.transforms.batching.policy.flushing import FlushPolicy
+from apache_beam.transforms.batching.policy.least_cost import Cost
+from apache_beam.transforms.batching.policy.priced_window import PricedWindow
+from apache_beam.transforms.batching.policy.replay import Model
+from apache_beam.transforms.batching.policy.replay import replay
+from apache_beam.transforms.batching.policy.work_conserving import WorkConserving
 
 MAX_WAIT_SECS = 2.0
 LOADS = (0.1, 0.2, 0.5, 0.8, 0.95, 1.2)

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 from apache_beam.examples.inference import bucketed_text_embeddings as example
-from apache_beam.transforms.batching.metrics import metrics_table
+from apache_beam.transforms.batching import metrics_table
 from tools import minilm_onnx
 from tools.demo import recorder
 from tools.layout import here

@@ -78,7 +78,7 @@ def _mail_problems(pr: PullRequest, owner: dict[str, PullRequest]):
 
 
 def is_test(path: str) -> bool:
-  return path.endswith(('_test.py', '_for_tests.py'))
+  return Path(path).stem.endswith('_test') or '/testing/inference/' in path
 
 
 def code_lines(layout: Layout, pr: PullRequest) -> int:

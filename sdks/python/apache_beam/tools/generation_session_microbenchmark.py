@@ -39,8 +39,8 @@ import torch
 import transformers
 
 from apache_beam.ml.inference.huggingface_generation import HuggingFaceGenerationModelHandler
-from apache_beam.ml.inference.iterative import huggingface_engine
-from apache_beam.ml.inference.iterative import huggingface_session
+from apache_beam.ml.inference.iterative.engines.huggingface import engine as huggingface_engine
+from apache_beam.ml.inference.iterative.engines.huggingface import session as huggingface_session
 from apache_beam.ml.inference.iterative.session import Request
 
 _PROMPTS = ('The capital of France is', 'Once upon a time', 'Why is the sky')

@@ -18,8 +18,8 @@
 import unittest
 
 try:
-  from apache_beam.ml.inference.iterative.testing_models import tiny_model
-  from apache_beam.ml.inference.iterative.testing_models import tokenizer
+  from apache_beam.testing.inference.models import tiny_model
+  from apache_beam.testing.inference.models import tokenizer
   from apache_beam.tools import generation_session_microbenchmark
 except ImportError:
   raise unittest.SkipTest('PyTorch or transformers is missing.')

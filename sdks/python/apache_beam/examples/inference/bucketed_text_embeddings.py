@@ -62,7 +62,7 @@ from apache_beam.ml.inference.padding import PaddingOptions
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options import SetupOptions
 from apache_beam.runners.runner import PipelineResult
-from apache_beam.transforms.batching.metrics import metrics_table
+from apache_beam.transforms.batching import metrics_table
 
 _PARQUET_SCHEMA = pyarrow.schema([
     ('id', pyarrow.string()),

@@ -48,11 +48,11 @@ from apache_beam.examples.inference.iterative_text_generation import status_of_i
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.ml.inference.iterative import texts
-from apache_beam.ml.inference.iterative.chunk import Chunk
-from apache_beam.ml.inference.iterative.folds import FinalsOnly
-from apache_beam.ml.inference.iterative.options import IterativeOptions
-from apache_beam.ml.inference.iterative.options import Progress
+from apache_beam.ml.inference.iterative import Chunk
+from apache_beam.ml.inference.iterative import FinalsOnly
+from apache_beam.ml.inference.iterative import IterativeOptions
+from apache_beam.ml.inference.iterative import Progress
+from apache_beam.ml.inference.iterative.folds import texts
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options import SetupOptions
 from apache_beam.runners.runner import PipelineResult

@@ -48,9 +48,9 @@ from apache_beam.examples.inference.iterative_text_generation import parse_json
 from apache_beam.examples.inference.iterative_text_generation import status_of_interrupts
 from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.ml.inference.iterative.chunk import Chunk
-from apache_beam.ml.inference.iterative.emitted import Emitted
-from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.ml.inference.iterative import Chunk
+from apache_beam.ml.inference.iterative import Emitted
+from apache_beam.ml.inference.iterative import IterativeOptions
 from apache_beam.options.pipeline_options import PipelineOptions
 
 

@@ -24,10 +24,10 @@ from pathlib import Path
 from unittest import mock
 
 from apache_beam.examples.inference import iterative_long_generation as example
-from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
-from apache_beam.ml.inference.iterative.clock_session import clock_text
-from apache_beam.ml.inference.iterative.clock_session import clock_token_ids
-from apache_beam.ml.inference.iterative.session import Transcript
+from apache_beam.ml.inference.iterative import Transcript
+from apache_beam.testing.inference.clock_session import ClockModelHandler
+from apache_beam.testing.inference.clock_session import clock_text
+from apache_beam.testing.inference.clock_session import clock_token_ids
 
 
 def row(key, index, text, token_ids, finish_reason=None, error=None):

@@ -59,11 +59,11 @@ from typing import TextIO
 import apache_beam as beam
 from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.ml.inference.iterative.chunk import Chunk
-from apache_beam.ml.inference.iterative.folds import FinalsOnly
-from apache_beam.ml.inference.iterative.generator import GeneratorModelHandler
-from apache_beam.ml.inference.iterative.handler import SessionModelHandler
-from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.ml.inference.iterative import Chunk
+from apache_beam.ml.inference.iterative import FinalsOnly
+from apache_beam.ml.inference.iterative import GeneratorModelHandler
+from apache_beam.ml.inference.iterative import IterativeOptions
+from apache_beam.ml.inference.iterative import SessionModelHandler
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options import SetupOptions
 from apache_beam.runners.runner import PipelineResult

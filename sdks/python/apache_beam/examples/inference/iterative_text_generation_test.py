@@ -25,9 +25,9 @@ import unittest
 
 from apache_beam.examples.inference import iterative_guardrail
 from apache_beam.examples.inference import iterative_text_generation as example
-from apache_beam.ml.inference.iterative.chunk import Chunk
-from apache_beam.ml.inference.iterative.chunk import Usage
-from apache_beam.ml.inference.iterative.options import Progress
+from apache_beam.ml.inference.iterative import Chunk
+from apache_beam.ml.inference.iterative import Progress
+from apache_beam.ml.inference.iterative import Usage
 
 _FLAG = '--experiments=iterative_inference'
 _PROMPTS = {
@@ -109,7 +109,7 @@ class IterativeTextGenerationTest(_ExampleTest):
     self.assertEqual(len({row['request_id'] for row in rows}), 2)
 
   def test_a_real_model(self):
-    from apache_beam.ml.inference.iterative.testing_models import smollm2
+    from apache_beam.testing.inference.models import smollm2
     rows, _ = self.run_example(
         example, ['The capital of France is', 'One, two, three,'],
         '--handler=hf',

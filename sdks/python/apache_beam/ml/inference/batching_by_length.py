@@ -30,8 +30,6 @@ from apache_beam.transforms.batching import opt_in
 if TYPE_CHECKING:
   from apache_beam.ml.inference.base import RunInference
 
-__all__ = ['batch', 'batch_by', 'length_fn_of', 'skip']
-
 
 def batch(
     transform: 'RunInference', pcoll: beam.PCollection

@@ -29,20 +29,12 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.lengths import innermost
 from apache_beam.pvalue import PCollection
 from apache_beam.pvalue import TaggedOutput
-from apache_beam.transforms.batching.memory_limit import report_out_of_memory
+from apache_beam.transforms.batching.policy.memory_limit import report_out_of_memory
 from apache_beam.transforms.combiners import CountCombineFn
 from apache_beam.transforms.core import CombineGlobally
 from apache_beam.transforms.core import DoFn
 from apache_beam.transforms.core import Map
 from apache_beam.transforms.core import _TimeoutDoFn
-
-__all__ = [
-    'BatchSplitter',
-    'as_dead_letters',
-    'check_share',
-    'is_out_of_memory',
-    'splitter_for',
-]
 
 # What errors say that are for lack of memory, in small letters: torch on an
 # accelerator, on MPS and by its CPU allocator, JAX and XLA, TensorFlow, ONNX

@@ -37,10 +37,10 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers import AutoTokenizer
 
-from apache_beam.ml.inference.iterative.generation_args import GenerationArgs
-from apache_beam.ml.inference.iterative.handler import SessionModelHandler
-from apache_beam.ml.inference.iterative.huggingface_prompts import prompt_of
-from apache_beam.ml.inference.iterative.huggingface_session import HuggingFaceSession
+from apache_beam.ml.inference.iterative import SessionModelHandler
+from apache_beam.ml.inference.iterative.engines.huggingface.generation_args import GenerationArgs
+from apache_beam.ml.inference.iterative.engines.huggingface.prompts import prompt_of
+from apache_beam.ml.inference.iterative.engines.huggingface.session import HuggingFaceSession
 
 __all__ = ['HuggingFaceGenerationModelHandler']
 

@@ -35,8 +35,8 @@ try:
   from transformers import AutoModelForCausalLM
 
   from apache_beam.ml.inference.huggingface_generation import HuggingFaceGenerationModelHandler
-  from apache_beam.ml.inference.iterative.testing_models import smollm2
-  from apache_beam.ml.inference.iterative.testing_models import tokenizer
+  from apache_beam.testing.inference.models import smollm2
+  from apache_beam.testing.inference.models import tokenizer
 except ImportError:
   raise unittest.SkipTest('PyTorch or transformers is missing.')
 

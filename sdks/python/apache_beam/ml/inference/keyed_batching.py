@@ -20,8 +20,6 @@
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ['of_example']
-
 
 class _OfExample:
   """A function of the example in an element.

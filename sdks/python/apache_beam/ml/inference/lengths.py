@@ -32,15 +32,6 @@ from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.transforms.batching.user_functions import as_length
 from apache_beam.transforms.batching.user_functions import brief
 
-__all__ = [
-    'Tolerant',
-    'innermost',
-    'new_tokens',
-    'of_adapted',
-    'of_handler',
-    'of_tensors',
-]
-
 _LOGGER = logging.getLogger(__name__)
 # More than the context of any model.
 _MAX_NEW_TOKENS = 1 << 20

@@ -37,8 +37,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
-from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.batching.policy.least_cost import Cost
 
 try:
   import onnx

@@ -24,13 +24,13 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
-from apache_beam.ml.inference.iterative import openai_arguments
-from apache_beam.ml.inference.iterative.api_keys import hide_keys
-from apache_beam.ml.inference.iterative.api_keys import is_variable_name
-from apache_beam.ml.inference.iterative.backoff import Backoff
-from apache_beam.ml.inference.iterative.handler import SessionModelHandler
-from apache_beam.ml.inference.iterative.openai_client import ServerLimits
-from apache_beam.ml.inference.iterative.openai_session import OpenAISession
+from apache_beam.ml.inference.iterative import SessionModelHandler
+from apache_beam.ml.inference.iterative.engines.openai import arguments as openai_arguments
+from apache_beam.ml.inference.iterative.engines.openai.api_keys import hide_keys
+from apache_beam.ml.inference.iterative.engines.openai.api_keys import is_variable_name
+from apache_beam.ml.inference.iterative.engines.openai.backoff import Backoff
+from apache_beam.ml.inference.iterative.engines.openai.client import ServerLimits
+from apache_beam.ml.inference.iterative.engines.openai.session import OpenAISession
 
 __all__ = [
     'Backoff',

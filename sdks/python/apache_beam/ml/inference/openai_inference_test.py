@@ -28,9 +28,9 @@ from unittest import mock
 
 from apache_beam.ml.inference.iterative.session import Delta
 from apache_beam.ml.inference.iterative.session import Request
-from apache_beam.ml.inference.iterative.testing_language import whole_text
-from apache_beam.ml.inference.iterative.testing_sse_server import FakeServer
-from apache_beam.ml.inference.iterative.testing_sse_server import Reply
+from apache_beam.testing.inference.language import whole_text
+from apache_beam.testing.inference.sse_server import FakeServer
+from apache_beam.testing.inference.sse_server import Reply
 
 try:
   from apache_beam.ml.inference.openai_inference import Backoff

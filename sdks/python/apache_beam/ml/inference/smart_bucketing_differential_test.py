@@ -40,7 +40,7 @@ from apache_beam.ml.inference import base
 from apache_beam.options.pipeline_options import PipelineOptions
 
 try:
-  from apache_beam.ml.inference.smart_bucketing_kinds_for_tests import KINDS
+  from apache_beam.testing.inference.handler_kinds import KINDS
 except ImportError:
   raise unittest.SkipTest('PyTorch, transformers or sklearn is missing.')
 
@@ -167,6 +167,14 @@ class DifferentialTest(unittest.TestCase):
 
   def _check(self, case):
     off, on = case.run(), case.run(_FLAG)
+    if (case.across_bundles and isinstance(off, str) and
+        'batch_length_fn' in case.name and 'dead letters' in case.form):
+      # 2.77 calls the function before the step that dead letters guard. With
+      # the flag what it fails for is a dead letter, and nothing else is.
+      good, bad = on
+      self.assertEqual(1, len(bad), case)
+      self.assertEqual(len(case.elements) - 1, len(good), case)
+      return
     if isinstance(off, str) or isinstance(on, str):
       self.assertEqual(off, on, case)
       return

@@ -29,10 +29,6 @@ from typing import Any
 
 from apache_beam.ml.inference.lengths import new_tokens
 
-__all__ = [
-    'EncoderTokenCount', 'TokenCount', 'of_pipeline', 'of_sentence_transformer'
-]
-
 # Those whose tokenizer sees all of the input, and whether it always cuts it at
 # what the model takes.
 _TEXT_TASKS = {

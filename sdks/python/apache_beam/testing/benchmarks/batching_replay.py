@@ -64,10 +64,10 @@ from apache_beam.transforms.batching.advisor.reading import check_numbers
 from apache_beam.transforms.batching.advisor.reading import read
 from apache_beam.transforms.batching.advisor.report import as_markdown
 from apache_beam.transforms.batching.advisor.report import cells
-from apache_beam.transforms.batching.fixed_boundaries import FixedBoundaries
-from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.options import BatchingOptions
-from apache_beam.transforms.batching.replay import replay
+from apache_beam.transforms.batching.policy.fixed_boundaries import FixedBoundaries
+from apache_beam.transforms.batching.policy.least_cost import Cost
+from apache_beam.transforms.batching.policy.replay import replay
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
 
 _TICK_SECS = 0.05

@@ -30,8 +30,8 @@ from unittest import mock
 
 from apache_beam.testing.benchmarks import batching_replay
 from apache_beam.transforms.batching.advisor.reading import Arrivals
-from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.batching.policy.least_cost import Cost
 
 _KEYS = {
     'max_batch_size',

@@ -132,7 +132,7 @@ class Engine(NamedTuple):
 def make_engine(args) -> Engine:
   """Raises InputError if the arguments lack something."""
   if args.handler == 'clock':
-    from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
+    from apache_beam.testing.inference.clock_session import ClockModelHandler
     return Engine(ClockModelHandler(args.tokens, args.rate), {}, None)
   if not args.model:
     raise InputError(f'--handler={args.handler} needs --model.')

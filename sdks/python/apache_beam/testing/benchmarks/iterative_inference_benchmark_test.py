@@ -23,14 +23,13 @@ import time
 import unittest
 from pathlib import Path
 
-from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
-from apache_beam.ml.inference.iterative.generator import GeneratorModelHandler
+from apache_beam.ml.inference.iterative.engines.generator import GeneratorModelHandler
 from apache_beam.ml.inference.iterative.session import Request
 from apache_beam.testing.benchmarks import iterative_inference_benchmark as benchmark
 from apache_beam.testing.benchmarks import iterative_inference_figures as figures
-from apache_beam.testing.benchmarks import iterative_inference_overhead as overhead
 from apache_beam.testing.benchmarks import iterative_inference_recording as recording
 from apache_beam.testing.benchmarks.iterative_inference_recording import Part
+from apache_beam.testing.inference.clock_session import ClockModelHandler
 
 _WAYS = ('bare', 'one_shot', 'in_bundle', 'in_bundle_fused', 'durable')
 _TIMES = {'ttft_p50', 'ttft_p95', 'e2e_p50', 'total'}
@@ -256,25 +255,6 @@ class RecordingTest(unittest.TestCase):
       self.assertEqual([p.is_last for p in mine],
                        [False] * (len(mine) - 1) + [True])
       self.assertEqual(sum(part.tokens for part in mine), 4)
-
-
-class IterativeInferenceOverheadTest(unittest.TestCase):
-  def test_figures(self):
-    _, out, _ = _main(overhead, '--prompts=20', '--pairs=1', '--elements=100')
-    found = json.loads(out)
-    self.assertEqual(set(found['chunk_cpu_msec']), {'in_bundle', 'durable'})
-    for spread in (*found['chunk_cpu_msec'].values(), found['flag_on']):
-      self.assertEqual(set(spread), {'median', 'least', 'most'})
-    self.assertGreater(found['flag_on']['least'], 0)
-    sizes = found['chunk_bytes']
-    self.assertLessEqual(sizes['largest'], 100)
-    self.assertLess(sizes['largest_not_last'], sizes['largest'])
-    self.assertLess(sizes['mean'], sizes['largest'])
-
-  def test_wrong_arguments(self):
-    code, _, err = _main(overhead, '--pairs=0')
-    self.assertEqual(code, 2)
-    self.assertIn('pairs=0: must be positive', err)
 
 
 if __name__ == '__main__':

@@ -54,9 +54,9 @@ from apache_beam.ml.inference.base import ModelHandler
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.ml.inference.iterative.chunk import Chunk
 from apache_beam.ml.inference.iterative.chunk_coder import ChunkCoder
-from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.inference.clock_session import ClockModelHandler
 from apache_beam.transforms.batching.advisor.reading import InputError
 from apache_beam.transforms.batching.advisor.reading import check_numbers
 

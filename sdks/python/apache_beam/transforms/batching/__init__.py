@@ -15,9 +15,21 @@
 # limitations under the License.
 #
 
-"""Batches of similar length: policy apart from the runner.
+"""Batches of similar length, behind ``--experiments=smart_bucketing``.
 
-Policy modules take values, clocks among them, and return decisions; they import
-nothing from Beam. ``in_bundle`` and ``across_bundles`` hold the DoFns that feed
-them, behind ``--experiments=smart_bucketing``.
+An element's way to its batch: ``util.BatchElements`` asks ``opt_in`` whether
+the flag is on and calls ``by_length``. In a bundle, ``in_bundle`` buffers
+elements, sorts them by length and cuts them into batches. Across bundles,
+``groups`` keys the elements of a bundle, ``stateful`` holds them in state
+(``buffer_state``) with timers, and ``waiter`` says when which of them leave.
+``policy`` decides what goes together, from values alone: nothing in it imports
+Beam. ``advisor`` runs the same policies on recorded lengths. ``metrics`` says
+what was saved.
+
+What is not named here is internal.
 """
+
+from apache_beam.transforms.batching.metrics import metrics_table
+from apache_beam.transforms.batching.options import BatchingOptions
+
+__all__ = ['BatchingOptions', 'metrics_table']

@@ -21,8 +21,6 @@ import difflib
 import logging
 from collections.abc import Iterable
 
-__all__ = ['check_known_arguments', 'warn_of_unknown_arguments']
-
 _LOGGER = logging.getLogger(__name__)
 
 

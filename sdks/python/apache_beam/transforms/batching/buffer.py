@@ -35,9 +35,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from apache_beam.transforms.batching.flushing import Span
-
-__all__ = ['BUCKETS', 'Buffer', 'Entry', 'Taken']
+from apache_beam.transforms.batching.policy.flushing import Span
 
 # More of them read less for a batch, but a runner resolves each of them for
 # each group of elements.

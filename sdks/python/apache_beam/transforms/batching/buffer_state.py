@@ -27,8 +27,6 @@ from typing import NamedTuple
 from apache_beam.transforms.batching.buffer import Buffer
 from apache_beam.transforms.batching.buffer import Taken
 
-__all__ = ['BufferCache', 'Elements', 'StoredBuffer']
-
 # Of all buffers that a process keeps in memory.
 _MAX_BYTES = 64 << 20
 _MAX_ENTRIES = 1 << 16

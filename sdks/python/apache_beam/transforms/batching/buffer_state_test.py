@@ -24,7 +24,7 @@ from apache_beam.transforms.batching.buffer import BUCKETS
 from apache_beam.transforms.batching.buffer import Buffer
 from apache_beam.transforms.batching.buffer_state import BufferCache
 from apache_beam.transforms.batching.buffer_state import Elements
-from apache_beam.transforms.batching.flushing import Span
+from apache_beam.transforms.batching.policy.flushing import Span
 
 
 class _Bag:

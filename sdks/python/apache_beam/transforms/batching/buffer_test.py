@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from apache_beam.transforms.batching.buffer import BUCKETS
 from apache_beam.transforms.batching.buffer import Buffer
-from apache_beam.transforms.batching.flushing import Span
+from apache_beam.transforms.batching.policy.flushing import Span
 
 _int64 = st.integers(-(2**63), 2**63 - 1)
 _arrivals = st.lists(

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
   from apache_beam.pvalue import PCollection
   from apache_beam.transforms.util import BatchElements
 
-__all__ = ['Caller', 'decide', 'expand', 'length_batching_do_fn']
-
 
 @dataclasses.dataclass(frozen=True)
 class Caller:

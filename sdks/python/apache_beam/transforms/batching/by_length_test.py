@@ -27,8 +27,8 @@ from apache_beam.transforms import window
 from apache_beam.transforms.batching.in_bundle_test import FLAG
 from apache_beam.transforms.batching.in_bundle_test import one_bundle
 from apache_beam.transforms.batching.in_bundle_test import pipeline
-from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.batching.policy.least_cost import Cost
 from apache_beam.transforms.util import BatchElements
 
 _seconds = itertools.count()

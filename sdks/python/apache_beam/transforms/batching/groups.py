@@ -32,8 +32,6 @@ from apache_beam.typehints import Tuple
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-__all__ = ['InGroups', 'group_type']
-
 _MAX_ELEMENTS = 64
 _MAX_BYTES = 1 << 20
 # Some runners hand on what a bundle puts out before it ends: then an element is

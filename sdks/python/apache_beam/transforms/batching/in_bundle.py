@@ -28,22 +28,20 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
-from apache_beam.transforms.batching.learned import learned_of
-from apache_beam.transforms.batching.least_cost import padded_size
-from apache_beam.transforms.batching.lookahead import Limits
-from apache_beam.transforms.batching.lookahead import cut_into_runs
-from apache_beam.transforms.batching.lookahead import gap
 from apache_beam.transforms.batching.memory import approximate_bytes
-from apache_beam.transforms.batching.memory_limit import reported
 from apache_beam.transforms.batching.metrics import BatchingMetrics
 from apache_beam.transforms.batching.opt_in import default_options
 from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.batching.policy.learned import learned_of
+from apache_beam.transforms.batching.policy.least_cost import padded_size
+from apache_beam.transforms.batching.policy.lookahead import Limits
+from apache_beam.transforms.batching.policy.lookahead import cut_into_runs
+from apache_beam.transforms.batching.policy.lookahead import gap
+from apache_beam.transforms.batching.policy.memory_limit import reported
 from apache_beam.transforms.batching.user_functions import brief
 from apache_beam.transforms.batching.validation import one
 from apache_beam.transforms.core import DoFn
 from apache_beam.utils import windowed_value
-
-__all__ = ['LengthBatchingDoFn', 'Measured']
 
 # By how much a batch may be larger than the largest before it, in elements as in
 # BatchElements' estimator and in padded size, as what a larger one costs per token

@@ -25,8 +25,6 @@ from collections.abc import Sequence
 from collections.abc import Set
 from typing import Any
 
-__all__ = ['approximate_bytes']
-
 # Deep enough for a key with a row that has a dict of lists.
 _DEPTH = 4
 # How many parts of a long list stand for all of them.

@@ -31,8 +31,6 @@ from apache_beam.metrics import Metrics
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.runners.runner import PipelineResult
 
-__all__ = ['BATCH_ELEMENTS', 'BatchingMetrics', 'REASONS', 'metrics_table']
-
 # The namespace of BatchElements' metrics; RunInference's are in that of its
 # model handler.
 BATCH_ELEMENTS = 'BatchElements'

@@ -33,19 +33,6 @@ from apache_beam.transforms.batching import state_coders
 from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.version import __version__ as beam_version
 
-__all__ = [
-    'EXPERIMENT',
-    'check_options',
-    'check_picklable',
-    'check_runner',
-    'default_options',
-    'is_enabled',
-    'options_with_metrics',
-    'say',
-    'whole_size',
-    'why_not',
-]
-
 if TYPE_CHECKING:
   from apache_beam.pvalue import PCollection
 

@@ -23,9 +23,7 @@ from typing import Literal
 from typing import get_args
 from typing import get_type_hints
 
-from apache_beam.transforms.batching.least_cost import Cost
-
-__all__ = ['BatchingOptions']
+from apache_beam.transforms.batching.policy.least_cost import Cost
 
 
 @dataclasses.dataclass(frozen=True)

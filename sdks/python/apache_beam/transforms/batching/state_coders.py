@@ -22,8 +22,6 @@ from typing import Any
 from apache_beam import coders
 from apache_beam.pvalue import PCollection
 
-__all__ = ['element_and_count_coders', 'is_old']
-
 # Coders registered for the elements' type are used from this release on.
 BREAKING_CHANGE_VERSION = '2.78.0'
 

@@ -37,8 +37,6 @@ from apache_beam.transforms.userstate import TimerSpec
 from apache_beam.transforms.userstate import on_timer
 from apache_beam.utils.timestamp import Timestamp
 
-__all__ = ['stateful_do_fn']
-
 
 def stateful_do_fn(element_coder: coders.Coder, waiter: Waiter) -> DoFn:
   """A DoFn of (key, group) pairs that emits batches of elements.

@@ -26,9 +26,9 @@ from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import trigger
 from apache_beam.transforms import window
-from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.metrics import metrics_table
 from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.batching.policy.least_cost import Cost
 
 _FLAG = '--experiments=smart_bucketing'
 

@@ -35,15 +35,15 @@ from apache_beam.io.restriction_trackers import OffsetRestrictionTracker
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
+from apache_beam.testing.inference.batching_runner import WAIT
+from apache_beam.testing.inference.batching_runner import WINDOW
+from apache_beam.testing.inference.batching_runner import FakeRunner
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import window
-from apache_beam.transforms.batching.fake_runner_for_tests import WAIT
-from apache_beam.transforms.batching.fake_runner_for_tests import WINDOW
-from apache_beam.transforms.batching.fake_runner_for_tests import FakeRunner
-from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.batching.policy.least_cost import Cost
 from apache_beam.utils.timestamp import Timestamp
 
 _MOST = 9

@@ -24,14 +24,14 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from apache_beam.testing.inference.batching_runner import WAIT
+from apache_beam.testing.inference.batching_runner import WINDOW
+from apache_beam.testing.inference.batching_runner import FakeRunner
 from apache_beam.transforms import window
 from apache_beam.transforms.batching import buffer_state
-from apache_beam.transforms.batching.fake_runner_for_tests import WAIT
-from apache_beam.transforms.batching.fake_runner_for_tests import WINDOW
-from apache_beam.transforms.batching.fake_runner_for_tests import FakeRunner
 from apache_beam.transforms.batching.in_bundle import LengthBatchingDoFn
-from apache_beam.transforms.batching.least_cost import Cost
 from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.batching.policy.least_cost import Cost
 from apache_beam.utils.timestamp import Timestamp
 
 _FULL = BatchingOptions(optimize_for='cost')

@@ -25,8 +25,6 @@ from typing import Any
 
 from apache_beam.transforms.batching.validation import one
 
-__all__ = ['CheckedFn', 'as_length', 'brief', 'checked']
-
 _LOGGER = logging.getLogger(__name__)
 
 # More than a length of anything in memory, and a batch's sum still fits 64 bits.

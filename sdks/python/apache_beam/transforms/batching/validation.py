@@ -23,8 +23,6 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ['check_parameters', 'one']
-
 
 def one(unused_element: Any) -> int:
   """The size of an element where only their number counts."""

@@ -21,20 +21,18 @@ import math
 import uuid
 
 from apache_beam.metrics import Metrics
-from apache_beam.transforms.batching.fixed_boundaries import FixedBoundaries
-from apache_beam.transforms.batching.flushing import OVERLOADED
-from apache_beam.transforms.batching.flushing import Span
 from apache_beam.transforms.batching.in_bundle import LengthBatchingDoFn
-from apache_beam.transforms.batching.least_cost import padded_size
-from apache_beam.transforms.batching.lookahead import cut_into_runs
-from apache_beam.transforms.batching.memory_limit import reported
-from apache_beam.transforms.batching.priced_window import PricedWindow
-from apache_beam.transforms.batching.work_conserving import Backlog
-from apache_beam.transforms.batching.work_conserving import WorkConserving
+from apache_beam.transforms.batching.policy.fixed_boundaries import FixedBoundaries
+from apache_beam.transforms.batching.policy.flushing import OVERLOADED
+from apache_beam.transforms.batching.policy.flushing import Span
+from apache_beam.transforms.batching.policy.least_cost import padded_size
+from apache_beam.transforms.batching.policy.lookahead import cut_into_runs
+from apache_beam.transforms.batching.policy.memory_limit import reported
+from apache_beam.transforms.batching.policy.priced_window import PricedWindow
+from apache_beam.transforms.batching.policy.work_conserving import Backlog
+from apache_beam.transforms.batching.policy.work_conserving import WorkConserving
 from apache_beam.utils import windowed_value
 from apache_beam.utils.timestamp import Timestamp
-
-__all__ = ['Waiter']
 
 # How long elements gather that the runner brings too late, as a part of the
 # longest wait. Without it they are flushed group by group, in batches of one or two:

@@ -25,11 +25,6 @@ from typing import Any
 from apache_beam.transforms.core import DoFn
 from apache_beam.utils import windowed_value
 
-__all__ = [
-    'SplitByWeightDoFn',
-    'WeightLimitedBatchingDoFn',
-]
-
 # As the window-aware batches without a weight.
 _MAX_LIVE_WINDOWS = 10
 

@@ -55,13 +55,13 @@ from apache_beam.examples.inference.iterative_live_page.server import LiveServer
 from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import ModelHandler
 from apache_beam.ml.inference.base import RunInference
+from apache_beam.ml.inference.iterative import IterativeOptions
 from apache_beam.ml.inference.iterative import registry
-from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
 from apache_beam.ml.inference.iterative.handler import SupportsSessions
-from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.runners.runner import PipelineResult
+from apache_beam.testing.inference.clock_session import ClockModelHandler
 
 PROMPTS = (
     'Explain why the sky is blue.',

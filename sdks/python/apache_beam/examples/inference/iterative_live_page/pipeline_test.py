@@ -31,11 +31,11 @@ from apache_beam.examples.inference.iterative_live_page.board import ONE_SHOT
 from apache_beam.examples.inference.iterative_live_page.board import Board
 from apache_beam.examples.inference.iterative_live_page.feed import Feed
 from apache_beam.examples.inference.iterative_live_page.server import LiveServer
-from apache_beam.ml.inference.iterative.clock_session import ClockModelHandler
-from apache_beam.ml.inference.iterative.clock_session import clock_text
-from apache_beam.ml.inference.iterative.clock_session import clock_token_ids
-from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.ml.inference.iterative import IterativeOptions
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.inference.clock_session import ClockModelHandler
+from apache_beam.testing.inference.clock_session import clock_text
+from apache_beam.testing.inference.clock_session import clock_token_ids
 
 _FLAGS = ['--runner=FnApiRunner', '--experiments=iterative_inference']
 

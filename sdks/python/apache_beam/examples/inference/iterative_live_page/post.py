@@ -24,7 +24,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import PredictionResult
-from apache_beam.ml.inference.iterative.chunk import Chunk
+from apache_beam.ml.inference.iterative import Chunk
 
 __all__ = ['Post', 'chunk_message', 'result_message', 'start_message']
 

@@ -24,7 +24,7 @@ from apache_beam.examples.inference.iterative_live_page.board import ITERATIVE
 from apache_beam.examples.inference.iterative_live_page.board import Board
 from apache_beam.examples.inference.iterative_live_page.feed import Feed
 from apache_beam.examples.inference.iterative_live_page.server import LiveServer
-from apache_beam.ml.inference.iterative.chunk import Chunk
+from apache_beam.ml.inference.iterative import Chunk
 
 
 class PostTest(unittest.TestCase):

@@ -14,3 +14,69 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 #
+
+"""RunInference with partial results: a token's way, from a model to a sink.
+
+``RunInference(handler, iterative=IterativeOptions())`` calls ``run.expand``:
+
+1. ``handler``: a model handler that opens a ``session.Session`` instead of
+   running batches.
+2. ``engines``: sessions for generator functions, for models of Hugging Face in
+   the process, for OpenAI-compatible servers, for vLLM.
+3. ``inputs``: an element becomes a ``session.Request``, with an id and what was
+   emitted for it before.
+4. ``registry``: the session of a model is opened once per process and shared.
+5. ``in_flight_request``: one request from submission to its end (polls, retries,
+   limits of time), which yields a ``session.Delta`` for each token or piece.
+6. ``result_stream``: deltas become ``chunk.Chunk``s of ``chunk_secs``.
+7. ``in_bundle`` emits them while the bundle runs.
+8. ``durable`` emits each in a bundle of its own, checkpointed with the request,
+   so that a restart goes on where the text stood.
+9. ``folds``: transforms that put chunks together again.
+
+What is not named here is internal.
+"""
+
+from apache_beam.ml.inference.iterative.chunk import Chunk
+from apache_beam.ml.inference.iterative.chunk import Timings
+from apache_beam.ml.inference.iterative.chunk import Usage
+from apache_beam.ml.inference.iterative.emitted import Emitted
+from apache_beam.ml.inference.iterative.engines.generator import GeneratorModelHandler
+from apache_beam.ml.inference.iterative.folds.incomplete import Incomplete
+from apache_beam.ml.inference.iterative.folds.rows import AsRows
+from apache_beam.ml.inference.iterative.folds.texts import PartialText
+from apache_beam.ml.inference.iterative.folds.texts import Sentence
+from apache_beam.ml.inference.iterative.folds.transforms import FinalsOnly
+from apache_beam.ml.inference.iterative.folds.transforms import FoldToPredictionResult
+from apache_beam.ml.inference.iterative.folds.transforms import Sentences
+from apache_beam.ml.inference.iterative.folds.transforms import TextSoFar
+from apache_beam.ml.inference.iterative.handler import SessionModelHandler
+from apache_beam.ml.inference.iterative.options import IterativeOptions
+from apache_beam.ml.inference.iterative.options import Progress
+from apache_beam.ml.inference.iterative.session import Delta
+from apache_beam.ml.inference.iterative.session import Request
+from apache_beam.ml.inference.iterative.session import Session
+from apache_beam.ml.inference.iterative.session import Transcript
+
+__all__ = [
+    'AsRows',
+    'Chunk',
+    'Delta',
+    'Emitted',
+    'FinalsOnly',
+    'FoldToPredictionResult',
+    'GeneratorModelHandler',
+    'Incomplete',
+    'IterativeOptions',
+    'PartialText',
+    'Progress',
+    'Request',
+    'Sentence',
+    'Sentences',
+    'Session',
+    'SessionModelHandler',
+    'TextSoFar',
+    'Timings',
+    'Transcript',
+    'Usage'
+]

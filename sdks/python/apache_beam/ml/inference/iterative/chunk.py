@@ -23,8 +23,6 @@ from typing import TypeVar
 
 import numpy as np
 
-__all__ = ['Chunk', 'FINISH_REASONS', 'Timings', 'Usage']
-
 ExampleT = TypeVar('ExampleT')
 
 # The model said that it was done, a limit of tokens was reached, somebody

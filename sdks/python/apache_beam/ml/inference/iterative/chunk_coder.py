@@ -40,8 +40,6 @@ from apache_beam.ml.inference.iterative.chunk import Timings
 from apache_beam.ml.inference.iterative.chunk import Usage
 from apache_beam.typehints import typehints
 
-__all__ = ['ChunkCoder', 'chunk_type']
-
 # What of the optional parts follows, the finish reason above them, and whether
 # further fields follow.
 _TEXT, _TOKENS, _VALUES, _ERROR, _USAGE, _TIMINGS, _MODEL, _EXAMPLE = (

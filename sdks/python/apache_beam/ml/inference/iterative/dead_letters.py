@@ -25,8 +25,6 @@ from typing import Any
 from apache_beam import pvalue
 from apache_beam.ml.inference.iterative.chunk import Chunk
 
-__all__ = ['FAILED', 'DeadLetters', 'exception_of']
-
 # The tag of inputs that failed, where they are asked for.
 FAILED = 'failed_inferences'
 # Of kinds of errors; others are RuntimeErrors.

@@ -24,8 +24,6 @@ from apache_beam.ml.inference.iterative.chunk import Chunk
 from apache_beam.ml.inference.iterative.ordering import join
 from apache_beam.ml.inference.iterative.session import Transcript
 
-__all__ = ['Emitted']
-
 
 @dataclasses.dataclass(frozen=True)
 class Emitted:

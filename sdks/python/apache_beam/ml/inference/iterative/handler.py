@@ -33,8 +33,6 @@ from apache_beam.ml.inference.iterative.session import Delta
 from apache_beam.ml.inference.iterative.session import Request
 from apache_beam.ml.inference.iterative.session import Session
 
-__all__ = ['Generation', 'SessionModelHandler', 'SupportsSessions']
-
 
 class SupportsSessions(abc.ABC):
   """What a ModelHandler adds for ``RunInference(handler, iterative=...)``."""

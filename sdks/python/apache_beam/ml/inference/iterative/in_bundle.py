@@ -34,8 +34,6 @@ from apache_beam.ml.inference.iterative.metrics import IterativeMetrics
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.result_stream import ResultStream
 
-__all__ = ['InBundleDoFn']
-
 # How often is looked for what is due by time.
 _WAIT_SECS = 0.05
 

@@ -27,11 +27,11 @@ from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import MaybeKeyedModelHandler
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.ml.inference.iterative.generator import GeneratorModelHandler
+from apache_beam.ml.inference.iterative.engines.generator import GeneratorModelHandler
+from apache_beam.ml.inference.iterative.engines.mailboxes import BufferedSession
 from apache_beam.ml.inference.iterative.handler import SessionModelHandler
 from apache_beam.ml.inference.iterative.in_bundle import InBundleDoFn
 from apache_beam.ml.inference.iterative.inputs import Inputs
-from apache_beam.ml.inference.iterative.mailboxes import BufferedSession
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.session import Delta
 from apache_beam.options.pipeline_options import PipelineOptions

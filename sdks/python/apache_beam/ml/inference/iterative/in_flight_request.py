@@ -27,8 +27,6 @@ from apache_beam.ml.inference.iterative.session import Request
 from apache_beam.ml.inference.iterative.session import Session
 from apache_beam.ml.inference.iterative.session import Transcript
 
-__all__ = ['InFlightRequest', 'seed_at']
-
 # How often in a row a request is submitted again whose engine was lost, without
 # a token between, and the seconds before: 0.25, 0.5, 1, ..., 35 in all.
 _RETRIES = 8

@@ -21,9 +21,9 @@ import unittest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apache_beam.ml.inference.iterative.engines.mailboxes_test import Engine
 from apache_beam.ml.inference.iterative.in_flight_request import InFlightRequest
 from apache_beam.ml.inference.iterative.in_flight_request import seed_at
-from apache_beam.ml.inference.iterative.mailboxes_test import Engine
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.result_stream import ResultStream
 from apache_beam.ml.inference.iterative.session import Delta

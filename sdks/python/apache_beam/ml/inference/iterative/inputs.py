@@ -28,8 +28,6 @@ from apache_beam.ml.inference.iterative.handler import SupportsSessions
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.session import Request
 
-__all__ = ['Inputs', 'duplicate_of', 'emitted_before', 'request_id_of']
-
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:

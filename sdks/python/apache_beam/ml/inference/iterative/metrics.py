@@ -22,8 +22,6 @@ from apache_beam.ml.inference.iterative.chunk import Chunk
 from apache_beam.ml.inference.iterative.result_stream import ResultStream
 from apache_beam.ml.inference.iterative.session import Delta
 
-__all__ = ['IterativeMetrics']
-
 
 class IterativeMetrics:
   """Beam's counters and distributions, in RunInference's namespace.

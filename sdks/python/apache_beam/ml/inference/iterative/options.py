@@ -24,8 +24,6 @@ from typing import Literal
 
 from apache_beam.ml.inference.iterative.emitted import Emitted
 
-__all__ = ['CHUNK_SECS', 'IterativeOptions', 'Progress']
-
 # How long tokens wait for others where nobody says it.
 CHUNK_SECS = 1.0
 

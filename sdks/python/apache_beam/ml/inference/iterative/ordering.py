@@ -26,8 +26,6 @@ import numpy as np
 
 from apache_beam.ml.inference.iterative.chunk import Chunk
 
-__all__ = ['Arrivals', 'join', 'split_at']
-
 
 class Arrivals:
   """Which chunks of a request have come, in any order.

@@ -34,10 +34,6 @@ from typing import TypeVar
 
 from apache_beam.ml.inference.iterative.session import Session
 
-__all__ = [
-    'InFlight', 'Lease', 'SessionKey', 'acquire', 'acquire_open', 'session_key'
-]
-
 _LOGGER = logging.getLogger(__name__)
 
 T = TypeVar('T')

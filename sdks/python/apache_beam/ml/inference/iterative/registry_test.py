@@ -24,12 +24,12 @@ import time
 import unittest
 
 from apache_beam.ml.inference.iterative import registry
-from apache_beam.ml.inference.iterative.mailboxes_test import Engine
+from apache_beam.ml.inference.iterative.engines.mailboxes_test import Engine
 
 _AT_EXIT = '''
 import sys, threading, time
 from apache_beam.ml.inference.iterative import registry
-from apache_beam.ml.inference.iterative.mailboxes_test import Engine
+from apache_beam.ml.inference.iterative.engines.mailboxes_test import Engine
 
 def say(what):
   # A line in one piece: print() writes its end apart, between other threads.

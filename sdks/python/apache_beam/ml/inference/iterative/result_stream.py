@@ -30,8 +30,6 @@ from apache_beam.ml.inference.iterative.options import Progress
 from apache_beam.ml.inference.iterative.session import Delta
 from apache_beam.ml.inference.iterative.session import Transcript
 
-__all__ = ['ResultStream']
-
 
 class ResultStream:
   """Counts, times and ends the chunks of an input.

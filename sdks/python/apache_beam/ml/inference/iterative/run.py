@@ -27,8 +27,8 @@ from apache_beam.ml.inference import lengths
 from apache_beam.ml.inference.iterative.chunk_coder import chunk_type
 from apache_beam.ml.inference.iterative.dead_letters import FAILED
 from apache_beam.ml.inference.iterative.dead_letters import DeadLetters
-from apache_beam.ml.inference.iterative.durable import DurableDoFn
-from apache_beam.ml.inference.iterative.durable_runners import check_runner
+from apache_beam.ml.inference.iterative.durable.do_fn import DurableDoFn
+from apache_beam.ml.inference.iterative.durable.runners import check_runner
 from apache_beam.ml.inference.iterative.handler import SupportsSessions
 from apache_beam.ml.inference.iterative.in_bundle import InBundleDoFn
 from apache_beam.ml.inference.iterative.inputs import Inputs
@@ -40,8 +40,6 @@ from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.batching.arguments import check_known_arguments
 from apache_beam.typehints import typehints
-
-__all__ = ['EXPERIMENT', 'expand']
 
 EXPERIMENT = 'iterative_inference'
 

@@ -24,8 +24,8 @@ from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import KeyModelMapping
 from apache_beam.ml.inference.base import ModelHandler
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.ml.inference.iterative.generator import GeneratorModelHandler
-from apache_beam.ml.inference.iterative.generator_test import letters
+from apache_beam.ml.inference.iterative.engines.generator import GeneratorModelHandler
+from apache_beam.ml.inference.iterative.engines.generator_test import letters
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.ml.inference.iterative.run import EXPERIMENT
 from apache_beam.options.pipeline_options import PipelineOptions

@@ -27,8 +27,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ['Delta', 'DuplicateRequest', 'Request', 'Session', 'Transcript']
-
 
 @dataclasses.dataclass(frozen=True)
 class Request:

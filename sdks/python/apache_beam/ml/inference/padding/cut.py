@@ -32,8 +32,6 @@ from typing import Any
 
 from apache_beam.ml.inference.padding.options import PaddingOptions
 
-__all__ = ['OutputCutter']
-
 # The dimensions of an output that follow the length of its example.
 _Dims = tuple[int, ...]
 

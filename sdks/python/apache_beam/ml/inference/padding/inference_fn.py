@@ -36,8 +36,6 @@ from apache_beam.ml.inference.padding.pad import Padder
 from apache_beam.ml.inference.padding.verify import largest_difference
 from apache_beam.ml.inference.padding.verify import other_size
 
-__all__ = ['padded', 'validate_padding_args']
-
 # Whose inference functions call the model, or a method of it, with one batch of
 # tensors, and hand on its outputs.
 _OF_BEAM = (

@@ -32,14 +32,14 @@ try:
   from apache_beam.ml.inference.padding import PaddingOptions
   from apache_beam.ml.inference.padding import padded
   from apache_beam.ml.inference.padding import validate_padding_args
-  from apache_beam.ml.inference.padding.testing_utils import CPU
-  from apache_beam.ml.inference.padding.testing_utils import Recorder
-  from apache_beam.ml.inference.padding.testing_utils import run
-  from apache_beam.ml.inference.padding.testing_utils import run_keyed
-  from apache_beam.ml.inference.padding.testing_utils import shapes
-  from apache_beam.ml.inference.padding.testing_utils import tensors
   from apache_beam.ml.inference.pytorch_inference import default_keyed_tensor_inference_fn
   from apache_beam.ml.inference.pytorch_inference import default_tensor_inference_fn
+  from apache_beam.testing.inference.padding import CPU
+  from apache_beam.testing.inference.padding import Recorder
+  from apache_beam.testing.inference.padding import run
+  from apache_beam.testing.inference.padding import run_keyed
+  from apache_beam.testing.inference.padding import shapes
+  from apache_beam.testing.inference.padding import tensors
 except ImportError:
   raise unittest.SkipTest('PyTorch dependencies are not installed')
 

@@ -22,17 +22,6 @@
 import inspect
 from typing import Any
 
-__all__ = [
-    'check_mask',
-    'input_dtype',
-    'is_decoder',
-    'mask_dtype',
-    'mask_of',
-    'masks_of',
-    'pad_value_of',
-    'takes',
-]
-
 _MASK = 'attention_mask'
 
 

@@ -29,10 +29,10 @@ try:
   from apache_beam.ml.inference.padding import PaddingOptions
   from apache_beam.ml.inference.padding import model as models
   from apache_beam.ml.inference.padding import padded
-  from apache_beam.ml.inference.padding.testing_utils import CPU
-  from apache_beam.ml.inference.padding.testing_utils import run
-  from apache_beam.ml.inference.padding.testing_utils import run_keyed
   from apache_beam.ml.inference.pytorch_inference import make_tensor_model_fn
+  from apache_beam.testing.inference.padding import CPU
+  from apache_beam.testing.inference.padding import run
+  from apache_beam.testing.inference.padding import run_keyed
 except ImportError:
   raise unittest.SkipTest('PyTorch and transformers are not installed.')
 

@@ -24,8 +24,6 @@ from typing import Any
 
 import numpy
 
-__all__ = ['NumpyArrays']
-
 
 class NumpyArrays:
   """The operations that padding needs, on arrays."""

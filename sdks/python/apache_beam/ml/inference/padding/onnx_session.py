@@ -36,8 +36,6 @@ from apache_beam.ml.inference.padding.numpy_arrays import NumpyArrays
 from apache_beam.ml.inference.padding.options import PaddingOptions
 from apache_beam.ml.inference.padding.outputs import split
 
-__all__ = ['PaddedSessionFn', 'num_bytes', 'usable_cpus']
-
 
 class PaddedSessionFn:
   """The inference function of a handler of ONNX models, on padded arrays.

@@ -25,8 +25,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ['PaddingOptions']
-
 
 @dataclass(frozen=True)
 class PaddingOptions:

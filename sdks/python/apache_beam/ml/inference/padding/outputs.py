@@ -29,8 +29,6 @@ from typing import Any
 
 from apache_beam.ml.inference.padding import model as models
 
-__all__ = ['ByExample', 'split']
-
 
 class ByExample:
   """Stands in for a model, and gives its outputs as a list, one per example.

@@ -34,8 +34,6 @@ import numpy
 
 from apache_beam.ml.inference.padding.options import PaddingOptions
 
-__all__ = ['KeyedPadder', 'Padded', 'Padder']
-
 # The key of a tensor that comes without one. No mask can have this name.
 _NO_KEY = ''
 

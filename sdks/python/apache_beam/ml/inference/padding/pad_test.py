@@ -26,11 +26,11 @@ try:
 
   from apache_beam.ml.inference.padding import PaddingOptions
   from apache_beam.ml.inference.padding import padded
-  from apache_beam.ml.inference.padding.testing_utils import CPU
-  from apache_beam.ml.inference.padding.testing_utils import Recorder
-  from apache_beam.ml.inference.padding.testing_utils import run
-  from apache_beam.ml.inference.padding.testing_utils import run_keyed
-  from apache_beam.ml.inference.padding.testing_utils import tensors
+  from apache_beam.testing.inference.padding import CPU
+  from apache_beam.testing.inference.padding import Recorder
+  from apache_beam.testing.inference.padding import run
+  from apache_beam.testing.inference.padding import run_keyed
+  from apache_beam.testing.inference.padding import tensors
 except ImportError:
   raise unittest.SkipTest('PyTorch dependencies are not installed')
 

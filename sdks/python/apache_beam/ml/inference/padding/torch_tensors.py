@@ -25,8 +25,6 @@ from typing import Any
 import numpy
 import torch
 
-__all__ = ['TorchTensors']
-
 
 class TorchTensors:
   """The operations that padding needs, on tensors."""

@@ -24,8 +24,6 @@ from typing import Any
 
 import numpy
 
-__all__ = ['difference', 'largest_difference', 'other_size']
-
 # By which part of the largest value of an output results may differ, by the
 # digits of its type: kernels add up in another order for another shape. One token
 # of padding in 60 to 500 that is not hidden changes MiniLM's outputs by 2 to 10 %

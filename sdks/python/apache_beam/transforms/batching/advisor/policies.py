@@ -25,26 +25,17 @@ from itertools import product
 
 import numpy as np
 
-from apache_beam.transforms.batching.fixed_boundaries import FixedBoundaries
-from apache_beam.transforms.batching.least_cost import Cost
-from apache_beam.transforms.batching.lookahead import Limits
-from apache_beam.transforms.batching.lookahead import take_from_full_buffers
-from apache_beam.transforms.batching.offline_bound import offline_bound
-from apache_beam.transforms.batching.priced_window import PricedWindow
-from apache_beam.transforms.batching.replay import Batch
-from apache_beam.transforms.batching.replay import Model
-from apache_beam.transforms.batching.replay import Replayed
-from apache_beam.transforms.batching.replay import replay
-from apache_beam.transforms.batching.work_conserving import WorkConserving
-
-__all__ = [
-    'BEAM_DEFAULT',
-    'Figures',
-    'Question',
-    'model_of',
-    'under_a_wait',
-    'within_bundles',
-]
+from apache_beam.transforms.batching.advisor.offline_bound import offline_bound
+from apache_beam.transforms.batching.policy.fixed_boundaries import FixedBoundaries
+from apache_beam.transforms.batching.policy.least_cost import Cost
+from apache_beam.transforms.batching.policy.lookahead import Limits
+from apache_beam.transforms.batching.policy.lookahead import take_from_full_buffers
+from apache_beam.transforms.batching.policy.priced_window import PricedWindow
+from apache_beam.transforms.batching.policy.replay import Batch
+from apache_beam.transforms.batching.policy.replay import Model
+from apache_beam.transforms.batching.policy.replay import Replayed
+from apache_beam.transforms.batching.policy.replay import replay
+from apache_beam.transforms.batching.policy.work_conserving import WorkConserving
 
 # The boundaries of BatchElements in 2.77.
 BEAM_DEFAULT = (16, 32, 64, 128, 256, 512)

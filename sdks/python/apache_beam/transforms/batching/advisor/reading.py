@@ -32,8 +32,6 @@ from pyarrow import csv
 from pyarrow import json
 from pyarrow import parquet
 
-__all__ = ['InputError', 'Arrivals', 'check_numbers', 'read']
-
 _READERS: dict[str, Callable[[Path], pyarrow.Table]] = {
     '.csv': csv.read_csv,
     '.jsonl': json.read_json,

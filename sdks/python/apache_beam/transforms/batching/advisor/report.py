@@ -27,8 +27,6 @@ from typing import Any
 from apache_beam.transforms.batching.advisor.policies import Figures
 from apache_beam.transforms.batching.advisor.reading import InputError
 
-__all__ = ['as_json', 'as_markdown', 'as_table', 'cells', 'plot', 'saved']
-
 _COLUMNS = {
     'padding_ratio': ('padding ratio', '.3f'),
     'cost_ratio': ('cost ratio', '.4f'),
