@@ -28,11 +28,14 @@ INPUT ?=
 TEXTS ?= 1500
 
 VENV := build/venv/bin/python
+CONFORMANCE := $(VENV) -m apache_beam.testing.inference_conformance
+# Of the runner to try; without them those that are at hand.
+RUNNER_OPTIONS ?=
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test test-upstream check prefixes prefixes-new bench \
-  bench-peers soak apply export clean
+  bench-peers conformance soak apply export clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|'
@@ -73,6 +76,16 @@ bench: build ## Benchmarks against the released SDK, in build/bench-*.json (TRAC
 
 bench-peers: build ## Embed the same texts with other products, in build/bench-peers.json
 	@$(VENV) -m tools.bench peers --pairs 3
+
+conformance: build ## Which guarantees hold on runners (RUNNER_OPTIONS='--runner=...')
+	@set -e; if [ -n "$(RUNNER_OPTIONS)" ]; then \
+	  $(CONFORMANCE) $(RUNNER_OPTIONS); \
+	else \
+	  $(CONFORMANCE) --runner=FnApiRunner; \
+	  $(CONFORMANCE) --runner=PrismRunner --prism_location=build/bin/prism; \
+	  $(CONFORMANCE) --runner=PrismRunner --prism_location=build/bin/prism \
+	    --streaming; \
+	fi
 
 soak: build ## The tests with 50 times the examples, longer campaigns, real servers
 	@HYPOTHESIS_PROFILE=soak $(VENV) -m tools.tests --timeout=0

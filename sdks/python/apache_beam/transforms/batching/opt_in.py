@@ -29,6 +29,7 @@ from apache_beam.internal import pickler
 from apache_beam.options.pipeline_options import DebugOptions
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options import StandardOptions
+from apache_beam.transforms.batching import flink
 from apache_beam.transforms.batching import state_coders
 from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.version import __version__ as beam_version
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 EXPERIMENT = 'smart_bucketing'
+# A job in streaming starts on Flink without finishing bundles nevertheless.
+UNSAFE_FLINK = 'allow_unsafe_smart_bucketing'
 # Experiments this close to the name of one of ours are taken for a slip.
 _EXPERIMENTS = (EXPERIMENT, 'iterative_inference')
 _MOST_SLIPS = 2
@@ -191,8 +194,8 @@ def check_runner(owner: str, pipeline) -> None:
   """Refuses runners that would lose what is buffered, or never fire timers.
 
   Raises:
-    ValueError: for Prism where it may split bundles of a key, and for Spark in
-      streaming.
+    ValueError: for Prism where it may split bundles of a key, for Flink in
+      streaming where checkpoints lose elements, and for Spark in streaming.
   """
   options, runner = pipeline.options, type(pipeline.runner).__name__
   debug_options = options.view_as(DebugOptions)
@@ -202,12 +205,25 @@ def check_runner(owner: str, pipeline) -> None:
         f'{owner}: with max_batch_duration_secs Prism {beam_version} loses and '
         'duplicates elements where it splits a bundle of a key. Start the '
         'pipeline with --experiments=prism_disable_sdf_split.')
-  if runner == 'SparkRunner' and options.view_as(StandardOptions).streaming:
+  if not options.view_as(StandardOptions).streaming:
+    return
+  if runner == 'SparkRunner':
     raise ValueError(
         f'{owner}: elements cannot wait for each other on Spark in streaming, '
         'which has no timers '
         '(https://github.com/apache/beam/issues/20397). Leave '
         'max_batch_duration_secs out.')
+  if runner == 'FlinkRunner':
+    if (not flink.finishes_bundles(owner, options) and
+        not debug_options.lookup_experiment(UNSAFE_FLINK)):
+      flink.refuse(
+          owner, 'elements that wait across bundles are lost', UNSAFE_FLINK)
+  elif runner == 'PortableRunner' and not flink.finishes_bundles(owner,
+                                                                 options):
+    flink.warn_once(
+        f'{owner}: batching by length across bundles',
+        runner,
+        'It needs state and timers.')
 
 
 def check_picklable(

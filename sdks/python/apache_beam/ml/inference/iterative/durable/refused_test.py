@@ -60,7 +60,9 @@ class RefusedTest(unittest.TestCase):
         (FlinkRunner(), [], '--finish_bundle_before_checkpointing'),
         (FlinkRunner(), [flags[0] + '=false'], '--finish_bundle_before'),
         (FlinkRunner(), flags, None),
-        (FlinkRunner(), [flags[0] + '=true'], None),
+        # The job server calls that an error.
+        (FlinkRunner(), [flags[0] + '=true'], 'takes no value'),
+        (PortableRunner(), [flags[0] + '=true'], 'takes no value'),
         (FlinkRunner(), [*flags, '--other=1'], None),
         (FlinkRunner(), unsafe, None)):
       if error is None:
@@ -77,6 +79,13 @@ class RefusedTest(unittest.TestCase):
       with self.assertLogs(level='WARNING') as logs:
         check_runner('Infer', runner, PipelineOptions([]))
       self.assertRegex(logs.output[0], f'Infer: .*{type(runner).__name__}')
+      # Once, and not where the option of Flink is given.
+      with self.assertNoLogs(level='WARNING'):
+        check_runner('Infer', runner, PipelineOptions([]))
+        check_runner(
+            'Other',
+            runner,
+            PipelineOptions(['--finish_bundle_before_checkpointing']))
     for runner in (PrismRunner(),
                    fn_runner.FnApiRunner(),
                    SwitchingDirectRunner()):

@@ -17,8 +17,6 @@
 
 """Which runners commit the chunks of a splittable DoFn one by one."""
 
-import logging
-
 from apache_beam.options.pipeline_options import DebugOptions
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
@@ -26,14 +24,13 @@ from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
 from apache_beam.runners.portability.flink_runner import FlinkRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
+from apache_beam.transforms.batching import flink
 
 # The first chooses one of the others.
 _TRIED = (SwitchingDirectRunner, FnApiRunner, PrismRunner)
-_LOGGER = logging.getLogger(__name__)
 
-# A job starts on Flink without the option below nevertheless.
+# A job starts on Flink without finishing bundles nevertheless.
 UNSAFE_FLINK = 'allow_unsafe_durable_inference'
-_FLINK_OPTION = 'finish_bundle_before_checkpointing'
 
 
 def check_runner(label: str, runner: object, options: PipelineOptions) -> None:
@@ -53,26 +50,14 @@ def check_runner(label: str, runner: object, options: PipelineOptions) -> None:
         'splittable DoFns that come back for the rest, and the '
         'BundleBasedDirectRunner has none. Use --runner=PrismRunner, or '
         '--runner=FnApiRunner for a small bounded input.')
-  if isinstance(runner, FlinkRunner):
-    if not _has_flink_option(options) and not options.view_as(
-        DebugOptions).lookup_experiment(UNSAFE_FLINK):
-      raise ValueError(
-          f"{label}: IterativeOptions(mode='durable') loses chunks on Flink "
-          'with checkpoints, unless a bundle is finished before each. Start '
-          f'the pipeline with --{_FLINK_OPTION}, or, if it takes no '
-          f'checkpoints, with --experiments={UNSAFE_FLINK}.')
-  elif not isinstance(runner, _TRIED):
-    _LOGGER.warning(
-        "%s: IterativeOptions(mode='durable') was tried on Prism and the "
-        'FnApiRunner, not with the %s. It needs splittable DoFns that '
-        'checkpoint themselves. If the job server is that of Flink, start the '
-        'pipeline with --%s: chunks are lost without.',
-        label,
+  if isinstance(runner, (FlinkRunner, *_TRIED)):
+    if (isinstance(runner, FlinkRunner) and
+        not flink.finishes_bundles(label, options) and
+        not options.view_as(DebugOptions).lookup_experiment(UNSAFE_FLINK)):
+      flink.refuse(
+          label, "IterativeOptions(mode='durable') loses chunks", UNSAFE_FLINK)
+  elif not flink.finishes_bundles(label, options):
+    flink.warn_once(
+        f"{label}: IterativeOptions(mode='durable')",
         type(runner).__name__,
-        _FLINK_OPTION)
-
-
-def _has_flink_option(options):
-  known = options.get_all_options(retain_unknown_options=True)
-  value = known.get(_FLINK_OPTION)
-  return str(value).lower() == 'true'
+        'It needs splittable DoFns that checkpoint themselves.')
