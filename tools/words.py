@@ -17,7 +17,8 @@
 
 """Words that a reader who knows Beam would stumble over, and what to write.
 
-Documents and the texts of pull requests are held against them.
+Documents and the texts of pull requests are held against them, and the source of the
+series against those that mean nothing else.
 """
 
 import re
@@ -47,7 +48,24 @@ PRIVATE = {
     r'(?:comes?|came) back': 'resumes, is polled',
     r'lets? in': 'adds',
 }
-_ANY = {re.compile(rf'\b{word}\b'): word for word in PRIVATE}
+# Of those, what is a private word in source too.
+IN_SOURCE = (
+    r'tickets?',
+    r'hurry',
+    r'dear(?:er|est)?',
+    r'paces?',
+    r'behind (?:a|an|the|its) (?:re)?shuffle',
+    r'behind a Reshuffle',
+    r'nothing to see by itself',
+    r'who(?:ever)? waits')
+
+
+def _compiled(words):
+  return {re.compile(rf'\b{word}\b'): word for word in words}
+
+
+_ANY = _compiled(PRIVATE)
+_SOURCE = _compiled(IN_SOURCE)
 
 
 def problems(layout: Layout) -> list[str]:
@@ -60,13 +78,16 @@ def problems(layout: Layout) -> list[str]:
     found += of_text(name, path.read_text(encoding='utf-8'))
   for pr in pull_request.read_series(layout):
     found += of_text(pr.name, f'{pr.subject}\n{pr.prose}')
+  for path in sorted((layout.root / 'sdks').rglob('*.py')):
+    name = path.relative_to(layout.root).as_posix()
+    found += of_text(name, path.read_text(encoding='utf-8'), _SOURCE)
   return found
 
 
-def of_text(name: str, text: str) -> list[str]:
+def of_text(name: str, text: str, words=None) -> list[str]:
   found = []
   for number, line in enumerate(text.replace('`', '').splitlines(), 1):
-    for pattern, word in _ANY.items():
+    for pattern, word in (words or _ANY).items():
       match = pattern.search(line)
       if match:
         found.append(

@@ -19,7 +19,7 @@
 
 Texts end with a word that is banned, or after so many sentences. The rule is
 evaluated where the model runs, with each chunk, so no more tokens are made for
-that prompt, which a step behind a whole text could not save::
+that prompt, which a step after a whole text could not save::
 
     python -m apache_beam.examples.inference.iterative_guardrail \
         --input=prompts.txt --output=texts.jsonl \

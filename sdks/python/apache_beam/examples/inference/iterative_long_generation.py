@@ -18,7 +18,7 @@
 """A pipeline for long texts, which survives a restart of the whole job.
 
 Within a job a worker that is lost costs no token in the mode durable. This
-example goes further: it keeps each chunk in a folder behind a shuffle, and when
+example goes further: it keeps each chunk in a folder after a shuffle, and when
 it is started again, after a failure or on purpose, texts go on where their kept
 chunks end, or where one of them is lost; those after it are dropped. Texts that
 are finished are left alone::

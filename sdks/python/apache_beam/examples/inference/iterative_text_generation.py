@@ -38,8 +38,8 @@ The text is generated
 
 With --live the texts are shown on the terminal of the worker while they grow:
 this one, if the runner is FnApiRunner or PrismRunner. In the mode in_bundle
-that needs a step right behind RunInference, as here; with --mode=durable steps
-behind a shuffle see each chunk as it is made, too.
+that needs a step right after RunInference, as here; with --mode=durable steps
+after a shuffle see each chunk as it is made, too.
 """
 
 import argparse
@@ -271,7 +271,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
       choices=('in_bundle', 'durable'),
       default='in_bundle',
       help='Where chunks are seen before the bundle ends: in fused steps, or '
-      'behind shuffles too.')
+      'after shuffles too.')
 
 
 def parse_known_args(argv):

@@ -74,7 +74,7 @@ _TICK_SECS = 0.05
 # Prism and its worker start meanwhile.
 _START_SECS = 10
 # Prism 2.77 splits a slow bundle and starts the rest, of the same key, before
-# the first part has stored its state: elements are lost and doubled, on 2.77's
+# the first part has stored its state: elements are lost and duplicated, on 2.77's
 # path too.
 _EXPERIMENTS = ('--experiments=prism_disable_sdf_split', )
 # Elements of the pipeline are (index, length, when it arrived) tuples.

@@ -24,10 +24,10 @@
 Generates for the same prompts, greedily, in these ways:
 
 - bare: by the model's session, without Beam,
-- one_shot: by RunInference, all prompts in a batch, seen behind a Reshuffle,
-- in_bundle: with iterative=IterativeOptions(), seen behind a Reshuffle,
+- one_shot: by RunInference, all prompts in a batch, seen after a Reshuffle,
+- in_bundle: with iterative=IterativeOptions(), seen after a Reshuffle,
 - in_bundle_fused: the same, seen by a consumer in the same stage,
-- durable: with IterativeOptions(mode='durable'), seen behind a Reshuffle.
+- durable: with IterativeOptions(mode='durable'), seen after a Reshuffle.
 
 The model is loaded and warm before a way starts. Prints one JSON object. For
 each way, in seconds from the first submission of a prompt: ttft_p50 and

@@ -63,7 +63,7 @@ def times(outcome: Outcome) -> dict[str, float]:
 
 
 def counts(outcome: Outcome, prompts: Sequence[str]) -> dict[str, Any]:
-  """Of chunks and tokens, and of those that are missing or doubled."""
+  """Of chunks and tokens, and of those that are lost or duplicated."""
   missing = doubled = 0
   errors = []
   for prompt in prompts:
@@ -145,7 +145,7 @@ def combine(rounds: Sequence[dict[str, Any]], ways: Sequence[str]) -> dict:
   Returns:
     The figures of the last round but for: the times and ``against``, which are
     medians; ``spread``, the least and the most of each of ``against``; sums of
-    what is missing or doubled; the mean of ``texts_equal``.
+    what is lost or duplicated; the mean of ``texts_equal``.
   """
   combined = dict(rounds[-1])
   for way in ways:

@@ -15,7 +15,7 @@
 # limitations under the License.
 #
 
-"""Batches of similar length, behind ``--experiments=smart_bucketing``.
+"""Batches of similar length, with ``--experiments=smart_bucketing``.
 
 An element's way to its batch: ``util.BatchElements`` asks ``opt_in`` whether
 the flag is on and calls ``by_length``. In a bundle, ``in_bundle`` buffers

@@ -45,7 +45,7 @@ class BufferCache:
   """Buffers as they were stored last, by key; those used least go first.
 
   A buffer is taken out while it is used, so that a bundle which fails leaves
-  nothing behind, and its nonce tells whether state is still what it was.
+  nothing, and its nonce tells whether state is still what it was.
   """
   def __init__(
       self, max_bytes: int = _MAX_BYTES, max_entries: int = _MAX_ENTRIES):

@@ -38,7 +38,7 @@ _FLAT = frozenset(
 
 
 def approximate_bytes(element: Any, depth: int = _DEPTH) -> int:
-  """The bytes of an element with what it holds, as far as is cheap to know.
+  """The bytes of an element with what it holds, as far as it takes little time to know.
 
   Counts tensors and arrays by their ``nbytes``, images by their pixels, and goes
   into containers, mappings, dataclasses, rows and other objects of up to four

@@ -62,7 +62,7 @@ class BatchingMetrics:
 
   Distributions: ``batch_size``, ``msec_per_batch``, ``wait_msec`` (of the
   oldest element of each batch), ``buffered_elements`` and
-  ``least_cost_gap_permille`` (how much dearer than the least-cost cut the
+  ``least_cost_gap_permille`` (how much more than the least-cost cut the
   buffer was cut, for the sake of a minimum or of boundaries).
   """
   def __init__(self, namespace: str = BATCH_ELEMENTS):
@@ -126,7 +126,7 @@ class BatchingMetrics:
     self._buffered.update(elements)
 
   def cut(self, elements: int, gap: float) -> None:
-    """Counts a cut of a buffer and by which part it is dearer than needed."""
+    """Counts a cut of a buffer and by which part it costs more than needed."""
     self.held(elements)
     self._gap.update(round(1000 * gap))
 

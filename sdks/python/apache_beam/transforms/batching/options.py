@@ -45,7 +45,7 @@ class BatchingOptions:
       More gives less padding and takes more memory. With
       max_batch_duration_secs they are those of a key and a window, in state.
     max_buffered_bytes: how many bytes the elements that are held back take at
-      most, by a cheap estimate (``approximate_bytes``).
+      most, by an estimate (``approximate_bytes``).
     max_buffered_secs: how many seconds the model takes, by the cost that was
       learned, for what is held back of a bundle at most, or for eight batches
       where these take longer; None for no bound. More gives less padding, and

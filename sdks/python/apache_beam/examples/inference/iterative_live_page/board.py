@@ -40,7 +40,7 @@ _MOST_ERROR = 2_000
 class _Lane:
   """A text of a prompt, made in one of the ways.
 
-  Pieces may come in any order and more than once, as they do behind a shuffle
+  Pieces may come in any order and more than once, as they do after a shuffle
   whose sender is tried again; the text is made of those without a gap.
   """
   started: float | None = None

@@ -220,7 +220,7 @@ def run(argv=None, test_pipeline=None, model_handler=None) -> PipelineResult:
       'model': name,
       'mode': f'mode {known_args.mode}',
       'runner': options.view_as(StandardOptions).runner or 'default runner',
-      'place': 'seen behind a Reshuffle',
+      'place': 'seen after a Reshuffle',
   }
   handler = model_handler or handler
   pipeline = test_pipeline or beam.Pipeline(options=options)

@@ -58,15 +58,15 @@ class Arrivals:
     """Takes note of a chunk.
 
     Raises:
-      ValueError: if its index came before, or is behind the last one: then two
+      ValueError: if its index came before, or is after the last one: then two
         inputs have the same request id.
     """
     index, edges = chunk.index, self._edges
     at = bisect_right(edges, index)
     if at % 2:
       raise ValueError(_twice(chunk, f'chunk {index} came twice'))
-    behind = chunk.is_last and edges and edges[-1] > index
-    if behind or self._total and (chunk.is_last or index >= self._total):
+    follows = chunk.is_last and edges and edges[-1] > index
+    if follows or self._total and (chunk.is_last or index >= self._total):
       raise ValueError(_twice(chunk, f'chunk {index} and the last one clash'))
     if chunk.is_last:
       self._total = index + 1

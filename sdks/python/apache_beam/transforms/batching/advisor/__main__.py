@@ -149,7 +149,7 @@ def _answer(args) -> str:
 def _title(args, count):
   return (
       f'{args.lengths.name}: {count:,} elements\nBatches of at most '
-      f'{args.max_batch_size}, a call as dear as {args.fixed_cost:g} tokens')
+      f'{args.max_batch_size}, a call that costs {args.fixed_cost:g} tokens')
 
 
 def _token_counter(name: str, max_length: int | None) -> Callable[[str], int]:

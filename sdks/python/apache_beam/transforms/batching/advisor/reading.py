@@ -170,7 +170,7 @@ def _seconds(value, unit, where) -> float:
 
 
 def _microseconds(text):
-  """An ISO time without the digits behind microseconds, which Python refuses."""
+  """An ISO time without the digits after microseconds, which Python refuses."""
   head, point, fraction = text.partition('.')
   digits = len(fraction) - len(fraction.lstrip('0123456789'))
   return head + point + fraction[:min(digits, 6)] + fraction[digits:]

@@ -21,7 +21,7 @@ A full buffer is cut at least cost, and the two thirds of its elements whose
 batches waste least leave. The rest, uneven batches and small ones, finds better
 neighbours among what comes: on a trace of prompts that costs 1.118 of the real
 tokens where cuts of whole buffers cost 1.135 (Azure 2023, conversations: 256
-elements held, batches of 32, a call as dear as 2,000 tokens).
+elements held, batches of 32, a call that costs 2,000 tokens).
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ class Run:
 
   Args:
     start: the index of the first element.
-    end: the index behind the last.
+    end: the index after the last.
     cost: what it is predicted to cost.
     waste: how much of that padding is, and paying for a call that is not full;
       infinite if it is smaller than the minimum.

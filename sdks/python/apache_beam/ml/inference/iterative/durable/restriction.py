@@ -161,7 +161,7 @@ def _compress(part):
 class TranscriptRestrictionTracker(RestrictionTracker):
   """Claims the chunks of a text one after another.
 
-  A position is the restriction as it is behind the chunk. A text has one owner:
+  A position is the restriction as it is after the chunk. A text has one owner:
   it can be checkpointed, but not be split.
 
   Args:

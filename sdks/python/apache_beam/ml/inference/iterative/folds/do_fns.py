@@ -147,7 +147,7 @@ class FoldWithinBundle(DoFn):
   def _refuse(self, request_id, what):
     raise ValueError(
         f'{self._owner}(within_bundle=True): request {request_id!r}: {what}. Put '
-        "it right behind RunInference in the mode 'in_bundle', or leave "
+        "it right after RunInference in the mode 'in_bundle', or leave "
         'within_bundle out. Two inputs must not have one request id.')
 
 
@@ -247,10 +247,10 @@ class _Folder:
     else:
       ready.append(chunk)
     if arrivals.next > chunk.index + 1:
-      before, behind = split_at(states.waiting.read(), arrivals.next)
+      before, after = split_at(states.waiting.read(), arrivals.next)
       ready += before
       states.waiting.clear()
-      for other in behind:
+      for other in after:
         states.waiting.add(other)
     held = (states.held.read() if ready and not is_new else None) or ('', 0)
     all_outputs = []

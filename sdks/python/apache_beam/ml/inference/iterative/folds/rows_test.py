@@ -143,7 +143,7 @@ def _coder():
 
 class AsRowsTest(unittest.TestCase):
   def write(self, sink, keyed=False):
-    """What files a pipeline writes, behind a shuffle."""
+    """What files a pipeline writes, after a shuffle."""
     folder = tempfile.TemporaryDirectory()
     self.addCleanup(folder.cleanup)
     with TestPipeline('FnApiRunner') as p:

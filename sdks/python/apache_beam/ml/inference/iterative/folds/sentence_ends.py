@@ -70,7 +70,7 @@ def ends_sentence(before: str, marks: str, after: str) -> bool | None:
   Args:
     before: the text since the last sentence.
     marks: the punctuation, with what it closes.
-    after: the text behind it, which starts with white space.
+    after: the text that follows, which starts with white space.
 
   Returns:
     None if more of the text must be known.

@@ -82,10 +82,10 @@ class Sentence:
 
 
 def split(text: str) -> list[str]:
-  """Cuts a text behind each sentence that is known to be complete.
+  """Cuts a text after each sentence that is known to be complete.
 
-  A sentence ends behind ``. ! ? …`` and the white space after it, behind
-  ``。 ！ ？``, and behind a new line. Quotes and brackets that close, and marks
+  A sentence ends after ``. ! ? …`` and the white space after it, after
+  ``。 ！ ？``, and after a new line. Quotes and brackets that close, and marks
   of Markdown, belong to the sentence before. Numbers of lists, initials, common
   abbreviations (English and German) and an ellipsis amid a sentence do not end
   it. What tells may be the word that follows.

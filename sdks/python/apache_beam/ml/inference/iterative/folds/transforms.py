@@ -25,7 +25,7 @@ gives them with ``iterative=...``::
       | RunInference(handler, iterative=IterativeOptions())
       | FoldToPredictionResult())
 
-Chunks may come in any order, such as behind a shuffle: they are keyed by their
+Chunks may come in any order, such as after a shuffle: they are keyed by their
 request id, which shuffles them, and wait in state until those before them are
 there. What comes out has the timestamp of the chunk that completed it, and its
 window. So chunks that an earlier job emitted (``emitted_fn``) have to be put in
@@ -45,8 +45,8 @@ inputs have one request id. If the first is finished when the second starts,
 both come out. Behind a step that may repeat chunks of finished requests, such
 as a source without exactly-once delivery, what is repeated stays in state.
 
-In the mode 'in_bundle' chunks are seen behind a shuffle when their bundle ends.
-A step that is to see them sooner is put right behind RunInference, and so are
+In the mode 'in_bundle' chunks are seen after a shuffle when their bundle ends.
+A step that is to see them sooner is put right after RunInference, and so are
 these transforms with ``within_bundle=True``: then they fold in memory, without
 a shuffle, and need all chunks of a request in order and in one bundle::
 
@@ -155,7 +155,7 @@ class FoldToPredictionResult(_Fold):
   """Makes one PredictionResult of all chunks of an input.
 
   Its inference is a ``handler.Generation``. So what takes RunInference's results
-  can take those of RunInference with ``iterative=...`` behind this. Inputs that
+  can take those of RunInference with ``iterative=...`` after this. Inputs that
   were cancelled give what was made until then, with that finish reason. Keyed
   chunks give pairs of the key and the result.
 
