@@ -17,7 +17,8 @@
 
 """A pytest plugin: no property fails because the machine is busy, and
 HYPOTHESIS_PROFILE=soak asks for more examples where a property sets no number;
-tests of servers and series have longer campaigns then."""
+tests of servers and series have longer campaigns then. Each prefix of the series has
+fewer, as all run again on the whole."""
 
 import os
 
@@ -26,5 +27,6 @@ from hypothesis import settings
 
 _ANY_SPEED = {'deadline': None, 'suppress_health_check': [HealthCheck.too_slow]}
 settings.register_profile('any_speed', **_ANY_SPEED)
+settings.register_profile('prefix', max_examples=25, **_ANY_SPEED)
 settings.register_profile('soak', max_examples=5000, **_ANY_SPEED)
 settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'any_speed'))

@@ -27,8 +27,10 @@ that was green once is not run again, whichever clone ran it.
 """
 
 import argparse
+import concurrent.futures
 import hashlib
 import os
+import queue
 import subprocess
 import sys
 import time
@@ -56,29 +58,50 @@ for name in sys.argv[1:]:
 
 
 def run(layout: Layout, again: bool) -> int:
-  """Tests the prefixes and returns how many failed."""
+  """Tests the prefixes, one for each processor at a time.
+
+  Returns:
+    How many failed.
+  """
   base = tree.base(layout.beam)
   commits = git.out(layout.beam, 'rev-list', '--reverse',
                     f'{base}..HEAD').splitlines()
-  work = build.checkout(layout, 'prefix', base).parents[1]
-  failed = 0
-  for number, commit, title in _all(layout, work, commits):
-    green = _green_stamp(layout, commit)
+  works = [
+      build.checkout(layout, f'prefix{i}', base).parents[1]
+      for i in range(os.cpu_count() or 1)
+  ]
+  free = queue.SimpleQueue()
+  for work in works:
+    free.put(work)
+
+  def check(commit):
     start = time.monotonic()
-    if green.exists() and not again:
-      state = 'green before'
-    elif _passes(layout, work, commit):
-      green.parent.mkdir(parents=True, exist_ok=True)
-      green.touch()
-      state = 'green'
-    else:
-      failed += 1
-      state = 'FAILED'
-    print(
-        f'{number:3} of {len(commits)}  {state:12}  '
-        f'{time.monotonic() - start:4.0f} s  {title}',
-        flush=True)
-  git.run(layout.beam, 'worktree', 'remove', '--force', work)
+    if _green_stamp(layout, commit).exists() and not again:
+      return 'green before', 0.0, ''
+    work = free.get()
+    try:
+      ok, output = _passes(layout, work, commit)
+    finally:
+      free.put(work)
+    return 'green' if ok else 'FAILED', time.monotonic() - start, output
+
+  prefixes = list(_all(layout, works[0], commits))
+  failed = 0
+  with concurrent.futures.ThreadPoolExecutor(len(works)) as pool:
+    found = pool.map(check, [commit for _, commit, _ in prefixes])
+    for (number, commit, title), (state, secs, output) in zip(prefixes, found):
+      if state == 'green':
+        green = _green_stamp(layout, commit)
+        green.parent.mkdir(parents=True, exist_ok=True)
+        green.touch()
+      elif state == 'FAILED':
+        failed += 1
+        print(output)
+      print(
+          f'{number:3} of {len(commits)}  {state:12}  {secs:4.0f} s  {title}',
+          flush=True)
+  for work in works:
+    git.run(layout.beam, 'worktree', 'remove', '--force', work)
   return failed
 
 
@@ -106,7 +129,8 @@ def _green_stamp(layout: Layout, commit: str) -> Path:
   return layout.cache / 'green' / key.hexdigest()
 
 
-def _passes(layout: Layout, work: Path, commit: str) -> bool:
+def _passes(layout: Layout, work: Path, commit: str) -> tuple[bool, str]:
+  """Whether a prefix passes, and what was printed if not."""
   git.run(work, 'checkout', '-q', '--detach', commit)
   source = work / 'sdks' / 'python'
   build.unpack_extensions(layout, source)
@@ -130,14 +154,13 @@ def _passes(layout: Layout, work: Path, commit: str) -> bool:
   if tests:
     commands.append([
         *(sys.executable, '-m', 'pytest', '-q'),
-        # To start workers takes longer than a few files of tests.
-        *(('-n', '2') if len(tests) > 2 else ()),
         *('-p', 'no:cacheprovider'),
         *('-p', 'tools.hypothesis_profiles'),
         *tests
     ])
   env = {
       **os.environ,
+      'HYPOTHESIS_PROFILE': 'prefix',
       'PYTHONPATH': os.pathsep.join([str(source), str(layout.root)])
   }
   for command in commands:
@@ -150,9 +173,8 @@ def _passes(layout: Layout, work: Path, commit: str) -> bool:
         text=True,
         check=False)
     if done.returncode:
-      print(done.stdout)
-      return False
-  return True
+      return False, done.stdout
+  return True, ''
 
 
 def _tests_of(work: Path, paths: list[Path], modules: list[str]) -> list[str]:
