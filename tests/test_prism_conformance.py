@@ -30,6 +30,7 @@ def test_what_needs_streaming_holds_on_prism(prism: Path):
           *('--runner=PrismRunner', f'--prism_location={prism}', '--streaming'),
           '--cases=batch-waits,batch-zero-lateness,durable-first-chunk,'
           'durable-out-of-step',
+          '--timer_secs=30',
           '--format=json',
       ],
       capture_output=True,

@@ -317,8 +317,8 @@ CASES = {
         _sliding,
         functools.partial(_batches, window_secs=WINDOW_SECS, times=2)),
     'batch-waits': Case(
-        f'no element waits for more than {WAIT_SECS:g} s and {TIMER_SECS:g} s of '
-        'the runner\'s timers',
+        f'no element waits for more than {WAIT_SECS:g} s and what the runner\'s '
+        'timers take (--timer_secs)',
         BUCKETING,
         _waits,
         functools.partial(

@@ -88,6 +88,15 @@ class CasesTest(unittest.TestCase):
       self.assertEqual(conformance.BROKEN if why else conformance.HOLDS, state)
       self.assertIn(why or '', found)
 
+  def test_timers_may_be_late(self):
+    case = dataclasses.replace(
+        _case([1]),
+        judge=functools.partial(
+            observations.of_elements, indices=[1], most_secs=3.5))
+    for timer_secs, late in ((2.5, 1), (2.0, 1), (9.0, 0)):
+      judge = conformance.with_timer_secs(case, timer_secs).judge
+      self.assertEqual(late, judge([([1], 4.0)])['bad_waits'])
+
   def test_without_metrics_nothing_is_known(self):
     state, why = conformance.verdict(None)
     self.assertEqual(conformance.BROKEN, state)
