@@ -37,7 +37,7 @@ def smollm2() -> str:
   Raises:
     SkipTest: if there is none.
   """
-  beside = pathlib.Path(__file__).resolve().parents[7] / 'models'
+  beside = pathlib.Path(__file__).resolve().parents[6] / 'models'
   folder = os.environ.get('SMOLLM2_DIR', str(beside / 'SmolLM2-135M-Instruct'))
   if not os.path.isdir(folder):
     raise unittest.SkipTest(

@@ -403,8 +403,8 @@ class HuggingFaceSessionTest(unittest.TestCase):
 
   def test_a_session_that_is_not_closed_lets_the_process_end(self):
     program = (
-        'from apache_beam.ml.inference.iterative import '
-        'huggingface_session_test as t\n'
+        'from apache_beam.ml.inference.iterative.engines.huggingface import '
+        'session_test as t\n'
         's = t.open_session()\n'
         's.submit(t.request("a", tokens=450))\n'
         't.some_of(s, "a", 1)\n'
