@@ -336,5 +336,7 @@ def test_a_model_outlives_an_idle_worker(
   pipeline = _IDLE.replace('MODE', mode).replace('SECS', str(secs))
   rows = _run(run_on_prism, pipeline, '--streaming')
   _check_texts(rows, 4, 20)
-  # Without it the model is loaded for nearly each input.
-  assert len(rows['opened']) == 1 if secs else len(rows['opened']) > 1
+  # Without it the model is loaded for nearly each input. With it a worker that is
+  # idle before the first input, as a busy machine may have it, closes once.
+  opened = len(rows['opened'])
+  assert opened <= 2 if secs else opened >= 3, opened
