@@ -24,18 +24,17 @@ from pathlib import Path
 
 
 def test_what_needs_streaming_holds_on_prism(prism: Path):
-  done = subprocess.run(
-      [
-          *(sys.executable, '-m', 'apache_beam.testing.inference_conformance'),
-          *('--runner=PrismRunner', f'--prism_location={prism}', '--streaming'),
-          '--cases=batch-waits,batch-zero-lateness,durable-first-chunk,'
-          'durable-out-of-step',
-          '--timer_secs=30',
-          '--format=json',
-      ],
-      capture_output=True,
-      text=True,
-      check=False)
+  done = subprocess.run([
+      *(sys.executable, '-m', 'apache_beam.testing.inference_conformance'),
+      *('--runner=PrismRunner', f'--prism_location={prism}', '--streaming'),
+      '--cases=batch-waits,batch-zero-lateness,durable-first-chunk,'
+      'durable-out-of-step',
+      '--timer_secs=30',
+      '--format=json',
+  ],
+                        capture_output=True,
+                        text=True,
+                        check=False)
   rows = json.loads(done.stdout)
   assert {row['state'] for row in rows} == {'holds'}, rows
   assert done.returncode == 0

@@ -139,8 +139,8 @@ def _figures(result) -> dict[str, int] | None:
   found = result.metrics().query(in_namespace)
   figures = {}
   for metric in found['distributions']:
-    name, most = metric.key.metric.name, metric.result.max
-    figures[name] = max(most, figures.get(name, most))
+    name = metric.key.metric.name
+    figures[name] = max(int(metric.result.max or 0), figures.get(name, 0))
   for metric in found['counters']:
     figures[metric.key.metric.name] = metric.result
   return figures or None
