@@ -76,13 +76,17 @@ def run(layout: Layout, again: bool) -> int:
 
   def check(commit):
     start = time.monotonic()
-    if _green_stamp(layout, commit).exists() and not again:
+    green = _green_stamp(layout, commit)
+    if green.exists() and not again:
       return 'green before', 0.0, ''
     work = free.get()
     try:
       ok, output = _passes(layout, work, commit)
     finally:
       free.put(work)
+    if ok:
+      green.parent.mkdir(parents=True, exist_ok=True)
+      green.touch()
     return 'green' if ok else 'FAILED', time.monotonic() - start, output
 
   prefixes = list(_all(layout, works[0], commits))
@@ -90,11 +94,7 @@ def run(layout: Layout, again: bool) -> int:
   with concurrent.futures.ThreadPoolExecutor(len(works)) as pool:
     found = pool.map(check, [commit for _, commit, _ in prefixes])
     for (number, commit, title), (state, secs, output) in zip(prefixes, found):
-      if state == 'green':
-        green = _green_stamp(layout, commit)
-        green.parent.mkdir(parents=True, exist_ok=True)
-        green.touch()
-      elif state == 'FAILED':
+      if state == 'FAILED':
         failed += 1
         print(output)
       print(

@@ -26,38 +26,32 @@ import re
 from tools.layout import Layout
 from tools.series import pull_request
 
-# Lower case only, so that names of classes pass.
-PRIVATE = {
-    r'(?:waiting )?rooms?': 'buffer',
+# Lower case only, so that names of classes pass. These mean nothing else, so the
+# source is held against them too.
+ANYWHERE = {
     r'tickets?': 'entry',
     r'hurry': 'nothing: the parameter is gone',
     r'dear(?:er|est)?': 'expensive, costs more',
+    r'paces?': 'schedule, speed',
+    r'behind (?:a|an|the|its) (?:re)?shuffle': 'after a shuffle, downstream',
+    r'behind a Reshuffle': 'after a Reshuffle, downstream',
+    r'nothing to see by itself': 'what changes for a user, or no line',
+    r'who(?:ever)? waits': 'pending elements, pending requests',
+}
+# And these in prose.
+PRIVATE = ANYWHERE | {
+    r'(?:waiting )?rooms?': 'buffer',
     r'cheap(?:er|est|ly)?': 'inexpensive, costs less',
     r'doubled': 'duplicated',
     r'(?<!in[ -])flights?': 'in-flight request',
     r'texts in flight': 'in-flight requests',
-    r'paces?': 'schedule, speed',
-    r'behind (?:a|an|the|its) (?:re)?shuffle': 'after a shuffle, downstream',
-    r'behind a Reshuffle': 'after a Reshuffle, downstream',
     r'(?:is|are|was|were) told': 'says, supports, receives',
     r'(?:is|are) had': 'says who has it',
     r'(?:is|are) made of': 'consists of',
     r'(?:longest|largest) so far': 'maximum, running maximum',
-    r'nothing to see by itself': 'what changes for a user, or no line',
-    r'who(?:ever)? waits': 'pending elements, pending requests',
     r'(?:comes?|came) back': 'resumes, is polled',
     r'lets? in': 'adds',
 }
-# Of those, what is a private word in source too.
-IN_SOURCE = (
-    r'tickets?',
-    r'hurry',
-    r'dear(?:er|est)?',
-    r'paces?',
-    r'behind (?:a|an|the|its) (?:re)?shuffle',
-    r'behind a Reshuffle',
-    r'nothing to see by itself',
-    r'who(?:ever)? waits')
 
 
 def _compiled(words):
@@ -65,7 +59,7 @@ def _compiled(words):
 
 
 _ANY = _compiled(PRIVATE)
-_SOURCE = _compiled(IN_SOURCE)
+_SOURCE = _compiled(ANYWHERE)
 
 
 def problems(layout: Layout) -> list[str]:

@@ -21,7 +21,7 @@
         --runner=FlinkRunner --flink_master=... --streaming [any pipeline option]
 
 Each case is a small pipeline with a known outcome. It shares no files with its
-workers: what it counts comes back as metrics. Cases run in a process of their
+workers: what it counts are metrics of the job. Cases run in a process of their
 own, with a deadline. ``cases`` says what is guaranteed and ``observations`` how
 it is counted.
 """

@@ -159,8 +159,8 @@ def of_chunks(
   wrong = sum(
       _text(by_id[name]) != texts.get(name) for name in {*by_id, *texts})
   counts = {
-      **_once(((chunk[0], chunk[1]) for chunk in seen), {(chunk[0], chunk[1])
-                                                         for chunk in seen}),
+      'bad_duplicated': len(seen) - len({chunk[:2]
+                                         for chunk in seen}),
       'bad_lost': sum(not by_id[name] for name in texts),
       'bad_texts': wrong,
       'bad_failures': (

@@ -25,6 +25,7 @@ status 0.
 import functools
 import logging
 
+from apache_beam.options.pipeline_options import DebugOptions
 from apache_beam.options.pipeline_options import PipelineOptions
 
 OPTION = 'finish_bundle_before_checkpointing'
@@ -56,14 +57,22 @@ def finishes_bundles(owner: str, options: PipelineOptions) -> bool:
   return value is True
 
 
-def refuse(owner: str, loses: str, unsafe: str) -> None:
-  """Raises the ValueError that says what to set.
+def require_finished_bundles(
+    owner: str, options: PipelineOptions, loses: str, unsafe: str) -> None:
+  """Refuses a pipeline on Flink that would lose elements at a checkpoint.
 
   Args:
     owner: the transform's label.
-    loses: what is lost.
+    options: of the pipeline.
+    loses: what is lost, for the message.
     unsafe: the experiment that starts the job nevertheless.
+
+  Raises:
+    ValueError: it says what to set.
   """
+  if (finishes_bundles(owner, options) or
+      options.view_as(DebugOptions).lookup_experiment(unsafe)):
+    return
   raise ValueError(
       f'{owner}: {loses} on Flink with checkpoints, unless a bundle is finished '
       f'before each. Start the pipeline with {OPTIONS}, or, if it takes no '

@@ -214,10 +214,11 @@ def check_runner(owner: str, pipeline) -> None:
         '(https://github.com/apache/beam/issues/20397). Leave '
         'max_batch_duration_secs out.')
   if runner == 'FlinkRunner':
-    if (not flink.finishes_bundles(owner, options) and
-        not debug_options.lookup_experiment(UNSAFE_FLINK)):
-      flink.refuse(
-          owner, 'elements that wait across bundles are lost', UNSAFE_FLINK)
+    flink.require_finished_bundles(
+        owner,
+        options,
+        'elements that wait across bundles are lost',
+        UNSAFE_FLINK)
   elif runner == 'PortableRunner' and not flink.finishes_bundles(owner,
                                                                  options):
     flink.warn_once(

@@ -17,7 +17,6 @@
 
 """Which runners commit the chunks of a splittable DoFn one by one."""
 
-from apache_beam.options.pipeline_options import DebugOptions
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
@@ -50,13 +49,14 @@ def check_runner(label: str, runner: object, options: PipelineOptions) -> None:
         'splittable DoFns that come back for the rest, and the '
         'BundleBasedDirectRunner has none. Use --runner=PrismRunner, or '
         '--runner=FnApiRunner for a small bounded input.')
-  if isinstance(runner, (FlinkRunner, *_TRIED)):
-    if (isinstance(runner, FlinkRunner) and
-        not flink.finishes_bundles(label, options) and
-        not options.view_as(DebugOptions).lookup_experiment(UNSAFE_FLINK)):
-      flink.refuse(
-          label, "IterativeOptions(mode='durable') loses chunks", UNSAFE_FLINK)
-  elif not flink.finishes_bundles(label, options):
+  if isinstance(runner, FlinkRunner):
+    flink.require_finished_bundles(
+        label,
+        options,
+        "IterativeOptions(mode='durable') loses chunks",
+        UNSAFE_FLINK)
+  elif not isinstance(runner, _TRIED) and not flink.finishes_bundles(label,
+                                                                     options):
     flink.warn_once(
         f"{label}: IterativeOptions(mode='durable')",
         type(runner).__name__,
