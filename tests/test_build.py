@@ -18,6 +18,8 @@
 import os
 import subprocess
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,23 @@ def test_extensions_are_compiled_once_and_shared(
     assert (source / 'apache_beam' / 'fast.so').read_text() == 'machine code'
     assert not stale.exists()
   assert len(compiled) == 1
+
+
+def test_builds_at_the_same_time_make_a_folder_of_the_cache_once(
+    tmp_path: Path):
+  made = []
+
+  def make(folder: Path):
+    made.append(folder)
+    time.sleep(0.1)
+    folder.mkdir()
+    (folder / 'model').write_text('weights')
+
+  kept = tmp_path / 'models' / 'one'
+  with ThreadPoolExecutor(2) as pool:
+    list(pool.map(lambda _: build._keep(kept, make), range(2)))
+  assert len(made) == 1
+  assert [path.name for path in kept.iterdir()] == ['model']
 
 
 def test_failed_compilation_leaves_no_cache_entry(

@@ -109,8 +109,7 @@ def unpack_extensions(layout: Layout, source: Path) -> None:
   """Puts the extensions beside their sources, compiled if nobody did yet."""
   key = extensions_key(layout, source)
   archive = layout.cache / 'extensions' / f'{key}.tar'
-  if not archive.exists():
-    _keep(archive, lambda target: _compile(layout, source, target))
+  _keep(archive, lambda target: _compile(layout, source, target))
   for old in (source / 'apache_beam').rglob('*.so'):
     old.unlink()
   with tarfile.open(archive) as tar:
@@ -189,10 +188,9 @@ def _make_model(layout: Layout, python: Path, module) -> None:
       layout.root / 'requirements' / f'{n}.txt' for n in ('lock', 'models')
   ] + [Path(module.__file__)]
   kept = layout.cache / 'models' / f'{_hash(made_of)[:16]}-{module.NAME}'
-  if not kept.exists():
-    _keep(
-        kept, lambda path: _run([python, '-m', module.__name__, path], cwd=
-                                layout.root))
+  _keep(
+      kept, lambda path: _run([python, '-m', module.__name__, path], cwd=layout.
+                              root))
   link = layout.build / 'models' / module.NAME
   link.unlink(missing_ok=True)
   link.symlink_to(kept)
@@ -215,8 +213,7 @@ def _go_program(layout: Layout, name: str, module: str) -> None:
       shutil.move(Path(tmp) / name, path)
 
   def copy() -> None:
-    if not cached.exists():
-      _keep(cached, install)
+    _keep(cached, install)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     shutil.copy2(cached, target)
@@ -245,12 +242,22 @@ def _stamp(layout: Layout, name: str) -> Path:
 
 
 def _keep(path: Path, make: Callable[[Path], None]) -> None:
-  """Makes a cache entry whole or not at all."""
+  """Makes a cache entry that is not there, whole or not at all.
+
+  Builds of several clones that want the same one wait for the first.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=path.parent) as tmp:
-    made = Path(tmp) / path.name
-    make(made)
-    os.replace(made, path)
+  folder = os.open(path.parent, os.O_RDONLY)
+  try:
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    if path.exists():
+      return
+    with tempfile.TemporaryDirectory(dir=path.parent) as tmp:
+      made = Path(tmp) / path.name
+      make(made)
+      os.replace(made, path)
+  finally:
+    os.close(folder)
 
 
 def _hash(paths: list[Path]) -> str:
