@@ -189,8 +189,8 @@ def _make_model(layout: Layout, python: Path, module) -> None:
   ] + [Path(module.__file__)]
   kept = layout.cache / 'models' / f'{_hash(made_of)[:16]}-{module.NAME}'
   _keep(
-      kept, lambda path: _run([python, '-m', module.__name__, path], cwd=layout.
-                              root))
+      kept,
+      lambda path: _run([python, '-m', module.__name__, path], cwd=layout.root))
   link = layout.build / 'models' / module.NAME
   link.unlink(missing_ok=True)
   link.symlink_to(kept)
