@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None, layout: Layout | None = None) -> int:
 
 def _export(layout: Layout) -> str:
   done = export.export(layout)
-  report.update_readme(layout)
+  report.update_page(layout)
   return done
 
 

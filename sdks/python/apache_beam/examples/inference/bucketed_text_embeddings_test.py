@@ -32,6 +32,7 @@ try:
   from transformers import AutoTokenizer
 
   from apache_beam.examples.inference import bucketed_text_embeddings
+  from apache_beam.utils.command_line import UsageError
 except ImportError:
   raise unittest.SkipTest('Needs torch, transformers and a packaged model.')
 
@@ -86,7 +87,14 @@ class BucketedTextEmbeddingsTest(unittest.TestCase):
       with self.subTest(flags=flags):
         target = self._run('in.txt', _TEXTS, *flags)
         with open(target, encoding='utf-8') as file:
-          self._check([json.loads(line) for line in file])
+          rows = [json.loads(line) for line in file]
+        self._check(rows)
+        self.assertEqual({row['id']: row['text']
+                          for row in rows},
+                         {
+                             str(number): text
+                             for number, text in enumerate(_TEXTS, 1)
+                         })
 
   def test_json_in_parquet_out(self):
     lines = [
@@ -113,15 +121,14 @@ class BucketedTextEmbeddingsTest(unittest.TestCase):
         },
                          dict.fromkeys(onnx_inputs, length))
 
-  def test_line_that_holds_no_text(self):
-    for line in ('{"id": 1}', '{"text": 3}', '[1]', 'no JSON'):
-      with self.subTest(line=line):
-        with self.assertRaisesRegex(Exception, r'--input: expected a JSON'):
-          self._run('in.jsonl', [line])
-
-  def test_empty_lines_hold_no_text(self):
-    self.assertEqual([], list(bucketed_text_embeddings.parse_text(' \n')))
-    self.assertEqual([], list(bucketed_text_embeddings.parse_json('')))
+  def test_what_is_not_there_is_named(self):
+    for flag, message in (
+        ('--onnx=/no/model.onnx', '--onnx=/no/model.onnx: there is no such'),
+        ('--model=/no/model', '--model=/no/model: there is no such folder')):
+      with self.assertRaisesRegex(UsageError, message):
+        self._run('in.txt', _TEXTS, flag)
+    with self.assertRaisesRegex(UsageError, '--input=/no/input'):
+      bucketed_text_embeddings.run(['--input=/no/input', '--output=/no/output'])
 
   def test_progress_is_logged(self):
     clock = iter([0, 1, 6]).__next__

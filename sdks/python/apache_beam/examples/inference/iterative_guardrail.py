@@ -21,34 +21,34 @@ Texts end with a word that is banned, or after so many sentences. The rule is
 evaluated where the model runs, with each chunk, so no more tokens are made for
 that prompt, which a step after a whole text could not save::
 
-    python -m apache_beam.examples.inference.iterative_guardrail \
-        --input=prompts.txt --output=texts.jsonl \
-        --ban goblin dragon --max_sentences=2 \
-        --handler=hf --model=HuggingFaceTB/SmolLM2-135M-Instruct --chat \
+    python -m apache_beam.examples.inference.iterative_guardrail \\
+        --input=prompts.txt --output=texts.jsonl \\
+        --ban goblin dragon --max_sentences=2 \\
+        --handler=hf --model=HuggingFaceTB/SmolLM2-135M-Instruct --chat \\
         --experiments=iterative_inference
 
 The input and the model are those of iterative_text_generation. The output holds
-a line for each prompt, with its text up to what broke the rule, the rule, how
-many tokens were made and how many at most were saved: what was left of
---max_tokens, which one-shot inference may make. At the end the sum is printed.
+a row for each prompt, with the fields id, prompt, text (up to what broke the
+rule), rule, finish_reason, error, tokens (that were made) and saved (at most:
+what was left of --max_tokens, which one-shot inference may make). At the end the
+sum is printed.
 """
 
-import argparse
-import json
-import logging
 import re
 from collections.abc import Iterable
 from typing import Any
+from typing import NamedTuple
+from typing import Optional
 
 import apache_beam as beam
+from apache_beam.examples.inference.iterative_text_generation import KeyedChunk
+from apache_beam.examples.inference.iterative_text_generation import WriteRows
 from apache_beam.examples.inference.iterative_text_generation import add_model_arguments
 from apache_beam.examples.inference.iterative_text_generation import make_model_handler
 from apache_beam.examples.inference.iterative_text_generation import read_prompts
-from apache_beam.examples.inference.iterative_text_generation import status_of_interrupts
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.ml.inference.iterative import Chunk
 from apache_beam.ml.inference.iterative import FinalsOnly
 from apache_beam.ml.inference.iterative import IterativeOptions
 from apache_beam.ml.inference.iterative import Progress
@@ -56,6 +56,7 @@ from apache_beam.ml.inference.iterative.folds import texts
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options import SetupOptions
 from apache_beam.runners.runner import PipelineResult
+from apache_beam.utils import command_line
 
 
 class Guardrail:
@@ -99,43 +100,55 @@ class Guardrail:
     return ''.join(sentences[:self._max_sentences])
 
 
+class JudgedText(NamedTuple):
+  """A row of the output."""
+  id: str
+  prompt: str
+  text: str
+  rule: Optional[str]
+  finish_reason: Optional[str]
+  error: Optional[str]
+  tokens: int
+  saved: int
+
+
 class Judge(beam.DoFn):
   """Cuts whole texts by the rules, and counts the tokens saved."""
   def __init__(self, guardrail: Guardrail, max_tokens: int):
     self._guardrail = guardrail
     self._max_tokens = max_tokens
 
-  def process(self, element: tuple[str | None, Chunk]):
-    key, chunk = element
+  def process(self, element: KeyedChunk):
+    (key, prompt), chunk = element
     text, rule = self._guardrail.apply(chunk.text)
-    tokens = chunk.usage.completion_tokens
+    tokens = chunk.usage.completion_tokens or 0
     stopped = chunk.finish_reason == 'cancelled'
     saved = max(self._max_tokens - tokens, 0) if stopped else 0
     Metrics.counter('Guardrail', 'prompts').inc()
     Metrics.counter('Guardrail', 'stopped').inc(int(stopped))
     Metrics.counter('Guardrail', 'tokens').inc(tokens)
     Metrics.counter('Guardrail', 'saved').inc(saved)
-    yield {
-        'id': key,
-        'prompt': chunk.example,
-        'text': text,
-        'rule': rule,
-        'finish_reason': chunk.finish_reason,
-        'error': chunk.error,
-        'tokens': tokens,
-        'saved': saved,
-    }
+    yield JudgedText(
+        key,
+        prompt,
+        text,
+        rule,
+        chunk.finish_reason,
+        chunk.error,
+        tokens,
+        saved)
 
 
 def parse_known_args(argv):
   """Parses args for the workflow."""
-  parser = argparse.ArgumentParser()
+  parser = command_line.make_parser(
+      'apache_beam.examples.inference.iterative_guardrail', __doc__)
   add_model_arguments(parser)
   parser.add_argument(
       '--ban', nargs='+', default=(), help='Words that no text may have.')
   parser.add_argument(
       '--max_sentences', type=int, help='How many a text may have.')
-  return parser.parse_known_args(argv)
+  return command_line.parse(parser, argv)
 
 
 def run(
@@ -148,7 +161,8 @@ def run(
   """
   known_args, pipeline_args = parse_known_args(argv)
   if not known_args.ban and known_args.max_sentences is None:
-    raise ValueError('Give a rule: --ban, --max_sentences or both.')
+    raise command_line.UsageError(
+        'Give a rule: --ban, --max_sentences or both.')
   pipeline_options = PipelineOptions(pipeline_args)
   pipeline_options.view_as(SetupOptions).save_main_session = save_main_session
   handler, inference_args = make_model_handler(known_args)
@@ -164,10 +178,9 @@ def run(
           iterative=IterativeOptions(
               mode=known_args.mode, chunk_tokens=2, stop_when=guardrail))
       | 'Finals' >> FinalsOnly()
-      | 'Judge' >> beam.ParDo(Judge(guardrail, known_args.max_tokens))
-      | 'ToJson' >> beam.Map(json.dumps)
-      | 'Write' >> beam.io.WriteToText(
-          known_args.output, num_shards=1, shard_name_template=''))
+      | 'Judge' >> beam.ParDo(Judge(
+          guardrail, known_args.max_tokens)).with_output_types(JudgedText)
+      | 'Write' >> WriteRows(known_args.output))
 
   result = pipeline.run()
   result.wait_until_finish()
@@ -190,7 +203,9 @@ def summary(result: PipelineResult) -> str:
       'by one-shot inference')
 
 
+def main() -> None:
+  print(summary(run()))
+
+
 if __name__ == '__main__':
-  logging.getLogger().setLevel(logging.INFO)
-  with status_of_interrupts():
-    print(summary(run()))
+  command_line.run(main)

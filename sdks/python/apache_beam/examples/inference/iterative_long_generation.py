@@ -23,35 +23,41 @@ it is started again, after a failure or on purpose, texts go on where their kept
 chunks end, or where one of them is lost; those after it are dropped. Texts that
 are finished are left alone::
 
-    python -m apache_beam.examples.inference.iterative_long_generation \
-        --input=prompts.jsonl --keep=chunks/ --output=texts.jsonl \
-        --handler=hf --model=HuggingFaceTB/SmolLM2-135M-Instruct \
+    python -m apache_beam.examples.inference.iterative_long_generation \\
+        --input=prompts.jsonl --keep=chunks/ --output=texts.jsonl \\
+        --handler=hf --model=HuggingFaceTB/SmolLM2-135M-Instruct \\
         --max_tokens=4000 --experiments=iterative_inference
 
-The input is a JSON Lines file of objects with an "id" and a "prompt". The
-output has a line for each text. The folder is one that all workers see.
+The input is a JSON Lines file (.jsonl) of objects with an "id" and a "prompt".
+The output is JSON Lines, an object for each prompt with its id, prompt, text and
+is_finished. The folder is one that all workers see. Ctrl-C loses nothing that was
+kept.
 """
 
-import argparse
 import json
 import os
 import uuid
+from collections import Counter
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 import apache_beam as beam
+from apache_beam.examples.inference.iterative_text_generation import KeyedChunk
 from apache_beam.examples.inference.iterative_text_generation import KeyedPrompt
+from apache_beam.examples.inference.iterative_text_generation import Prompt
 from apache_beam.examples.inference.iterative_text_generation import add_model_arguments
+from apache_beam.examples.inference.iterative_text_generation import keyed
 from apache_beam.examples.inference.iterative_text_generation import make_model_handler
-from apache_beam.examples.inference.iterative_text_generation import parse_json
-from apache_beam.examples.inference.iterative_text_generation import status_of_interrupts
+from apache_beam.examples.inference.text_records import find_files
+from apache_beam.examples.inference.text_records import read_records
 from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.ml.inference.iterative import Chunk
 from apache_beam.ml.inference.iterative import Emitted
 from apache_beam.ml.inference.iterative import IterativeOptions
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.utils import command_line
 
 
 class KeepChunks(beam.DoFn):
@@ -67,10 +73,11 @@ class KeepChunks(beam.DoFn):
     path = Path(self._folder) / f'{uuid.uuid4().hex}.jsonl'
     self._file = path.open('a', encoding='utf-8')
 
-  def process(self, element: tuple[str, Chunk]):
-    key, chunk = element
+  def process(self, element: KeyedChunk):
+    (key, prompt), chunk = element
     row = {
         'id': key,
+        'prompt': prompt,
         'index': chunk.index,
         'text': chunk.text,
         'token_ids': chunk.token_ids,
@@ -138,27 +145,30 @@ def drop_beyond_gaps(folder: str) -> None:
     path.unlink()
 
 
-def read_prompts(path: str) -> list[KeyedPrompt]:
-  """The prompts of a JSON Lines file, each with its id."""
-  with open(path, encoding='utf-8') as lines:
-    prompts = [prompt for line in lines for prompt in parse_json(line)]
-  if None in (key for key, _ in prompts):
-    raise ValueError('--input: each prompt needs an "id".')
+def read_prompts(path: str) -> list[Prompt]:
+  """The prompts of JSON Lines files, each with its id."""
+  prompts: list[Prompt] = [
+      record for file in find_files(path)
+      for record in read_records(file, 'prompt', needs_id=True)
+  ]
   if len(dict(prompts)) < len(prompts):
-    raise ValueError('--input: two prompts have the same "id".')
+    (key, _), *_ = Counter(key for key, _ in prompts).most_common(1)
+    raise command_line.UsageError(
+        f'--input={path}: two prompts have the "id" {key}; give each its own.')
   return prompts
 
 
 def parse_known_args(argv):
   """Parses args for the workflow."""
-  parser = argparse.ArgumentParser()
+  parser = command_line.make_parser(
+      'apache_beam.examples.inference.iterative_long_generation', __doc__)
   add_model_arguments(parser)
   parser.add_argument(
       '--keep', required=True, help='Path of the folder to keep chunks in.')
-  return parser.parse_known_args(argv)
+  return command_line.parse(parser, argv)
 
 
-def write_texts(path: str, prompts: Iterable[KeyedPrompt], kept) -> None:
+def write_texts(path: str, prompts: Iterable[Prompt], kept) -> None:
   with open(path, 'w', encoding='utf-8') as out:
     for key, prompt in prompts:
       emitted = kept.get(key, Emitted())
@@ -177,9 +187,11 @@ def run(argv=None) -> None:
     argv: Command line arguments defined for this example.
   """
   known_args, pipeline_args = parse_known_args(argv)
+  prompts = read_prompts(known_args.input)
+  handler, inference_args = make_model_handler(known_args)
   os.makedirs(known_args.keep, exist_ok=True)
   drop_beyond_gaps(known_args.keep)
-  prompts, kept = read_prompts(known_args.input), read_kept(known_args.keep)
+  kept = read_kept(known_args.keep)
   left = [(key, prompt) for key, prompt in prompts
           if not kept.get(key, Emitted()).is_finished]
   resumed = sum(key in kept for key, _ in left)
@@ -187,16 +199,16 @@ def run(argv=None) -> None:
       f'{len(prompts) - len(left)} texts are finished, {resumed} go on, '
       f'{len(left) - resumed} start.',
       flush=True)
-  handler, inference_args = make_model_handler(known_args)
   options = IterativeOptions(
       mode='durable',
-      request_id_fn=lambda element: element[0],
-      emitted_fn=lambda element: kept.get(element[0]))
+      request_id_fn=lambda element: element[0][0],
+      emitted_fn=lambda element: kept.get(element[0][0]))
   if left:
     with beam.Pipeline(options=PipelineOptions(pipeline_args)) as pipeline:
       _ = (
           pipeline
-          | 'Prompts' >> beam.Create(left).with_output_types(tuple[str, str])
+          | 'Prompts' >> beam.Create([keyed(*prompt) for prompt in left
+                                      ]).with_output_types(KeyedPrompt)
           | 'Generate' >> RunInference(
               KeyedModelHandler(handler),
               inference_args=inference_args,
@@ -208,5 +220,4 @@ def run(argv=None) -> None:
 
 
 if __name__ == '__main__':
-  with status_of_interrupts():
-    run()
+  command_line.run(run)

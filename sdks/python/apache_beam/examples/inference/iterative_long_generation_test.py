@@ -28,6 +28,7 @@ from apache_beam.ml.inference.iterative import Transcript
 from apache_beam.testing.inference.clock_session import ClockModelHandler
 from apache_beam.testing.inference.clock_session import clock_text
 from apache_beam.testing.inference.clock_session import clock_token_ids
+from apache_beam.utils.command_line import UsageError
 
 
 def row(key, index, text, token_ids, finish_reason=None, error=None):
@@ -61,7 +62,7 @@ class LongGenerationTest(unittest.TestCase):
   def test_a_restart_goes_on_from_the_longest_whole_start(self):
     """Chunk 2 was lost with the first job; the second cuts the text elsewhere.
     """
-    prompts, texts = self.folder / 'prompts', self.folder / 'texts'
+    prompts, texts = self.folder / 'prompts.jsonl', self.folder / 'texts'
     prompts.write_text('{"id": "a", "prompt": "p"}\n', encoding='utf-8')
     ids = clock_token_ids('p', 0, 20)
     sizes, rows = (1, 5, 3, 4), []
@@ -132,10 +133,12 @@ class LongGenerationTest(unittest.TestCase):
   def test_prompts_need_ids_of_their_own(self):
     path = self.folder / 'prompts.jsonl'
     for lines, message in (
-        ('{"prompt": "a"}\n', 'needs an "id"'),
-        ('{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}\n', 'the same')):
+        ('{"prompt": "a"}\n', 'line 1: the object needs an "id"'),
+        (
+            '{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}\n',
+            'two prompts have the "id" 1')):
       path.write_text(lines, encoding='utf-8')
-      with self.assertRaisesRegex(ValueError, message):
+      with self.assertRaisesRegex(UsageError, message):
         example.read_prompts(str(path))
 
   def test_writes_texts_and_whether_they_are_whole(self):

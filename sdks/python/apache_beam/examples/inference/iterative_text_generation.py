@@ -18,16 +18,25 @@
 """A pipeline that generates text, and hands it on while it grows.
 
 For each prompt of a file it writes the chunks of the text, or with --finals one
-line with all of it::
+row with all of it::
 
-    python -m apache_beam.examples.inference.iterative_text_generation \
-        --input=prompts.jsonl --output=chunks.jsonl --live \
-        --handler=hf --model=HuggingFaceTB/SmolLM2-135M-Instruct \
+    python -m apache_beam.examples.inference.iterative_text_generation \\
+        --input=prompts.jsonl --output=chunks.jsonl --live \\
+        --handler=hf --model=HuggingFaceTB/SmolLM2-135M-Instruct \\
         --experiments=iterative_inference
 
 The input is a text file, one prompt per line, or a JSON Lines file (.jsonl) of
-objects with a "prompt" and, optionally, an "id". The output is JSON Lines. A
-prompt that fails gives a last chunk with an error, and no others fail with it.
+objects with a "prompt" and, optionally, an "id"; without it the number of the
+line is the id. The output is a Parquet file if its name ends in .parquet, JSON
+Lines otherwise. Each row has the fields id, prompt, request_id, index and text;
+the last one of a prompt also finish_reason, error, tokens, first_token_secs,
+total_secs and model, which are null before. A prompt that fails gives a last
+chunk with an error, and no others fail with it.
+
+Rows with a schema fit other sinks as well. Those for BigQuery take dicts::
+
+    rows | beam.Map(lambda row: row._asdict()) | beam.io.WriteToBigQuery(
+        'project:dataset.chunks', schema=bigquery_schema(rows.element_type))
 
 The text is generated
 
@@ -37,28 +46,32 @@ The text is generated
   for a model and says the words of the prompt again, to try things out.
 
 With --live the texts are shown on the terminal of the worker while they grow:
-this one, if the runner is FnApiRunner or PrismRunner. In the mode in_bundle
-that needs a step right after RunInference, as here; with --mode=durable steps
-after a shuffle see each chunk as it is made, too.
+this one, if the runner is FnApiRunner or PrismRunner. A text that grows has one
+line, which shows the end of it; when it ends it is shown whole. In the mode
+in_bundle that needs a step right after RunInference, as here; with
+--mode=durable steps after a shuffle see each chunk as it is made, too.
 """
 
 import argparse
-import contextlib
+import dataclasses
 import json
 import logging
-import signal
+import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 from typing import TextIO
 
 import apache_beam as beam
+from apache_beam.examples.inference.text_records import ReadRecords
+from apache_beam.examples.inference.text_records import input_help
 from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import RunInference
+from apache_beam.ml.inference.iterative import AsRows
 from apache_beam.ml.inference.iterative import Chunk
 from apache_beam.ml.inference.iterative import FinalsOnly
 from apache_beam.ml.inference.iterative import GeneratorModelHandler
@@ -67,32 +80,29 @@ from apache_beam.ml.inference.iterative import SessionModelHandler
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options import SetupOptions
 from apache_beam.runners.runner import PipelineResult
+from apache_beam.utils import command_line
 
-# An element is a pair of the prompt's id, which may be None, and the prompt.
-KeyedPrompt = tuple[str | None, str]
-
-
-def parse_text(line: str) -> Iterable[KeyedPrompt]:
-  """Makes a prompt of a line of a text file; empty lines hold none."""
-  if line.strip():
-    yield None, line
-
-
-def parse_json(line: str) -> Iterable[KeyedPrompt]:
-  """Makes a prompt of a line of a JSON Lines file."""
-  if not line.strip():
-    return
-  try:
-    record = json.loads(line)
-    prompt = record['prompt']
-  except (ValueError, KeyError, TypeError):
-    prompt = None
-  if not isinstance(prompt, str):
-    raise ValueError(
-        '--input: expected a JSON object with a string "prompt", got '
-        f'{line:.200}')
-  identity = record.get('id')
-  yield None if identity is None else str(identity), prompt
+_LOGGER = logging.getLogger(__name__)
+# Of a prompt, before each of its chunks.
+_NAME_COLUMNS = 40
+# The id of a prompt, and the prompt. It is the key of each chunk, too.
+Prompt = tuple[str, str]
+KeyedPrompt = tuple[Prompt, str]
+KeyedChunk = tuple[Prompt, Chunk]
+# The fields of a row, and the columns of AsRows that they are.
+_FIELDS = {
+    'id': 'key',
+    'prompt': 'example',
+    'request_id': 'request_id',
+    'index': 'index',
+    'text': 'text',
+    'finish_reason': 'finish_reason',
+    'error': 'error',
+    'tokens': 'completion_tokens',
+    'first_token_secs': 'first_token_secs',
+    'total_secs': 'total_secs',
+    'model': 'model_id',
+}
 
 
 def repeat_words(batch: list[str], model: float,
@@ -123,15 +133,19 @@ def make_model_handler(args) -> tuple[SessionModelHandler, dict[str, Any]]:
             'max_tokens': args.max_tokens
         })
   if not args.model:
-    raise ValueError(f'--handler={args.handler} needs --model.')
+    raise command_line.UsageError(
+        f'--handler={args.handler} needs --model: what generates the text.')
   if args.handler == 'hf':
+    command_line.check_model(args.model)
     from apache_beam.ml.inference.huggingface_generation import HuggingFaceGenerationModelHandler
     return (
         HuggingFaceGenerationModelHandler(args.model, chat=args.chat), {
             'max_new_tokens': args.max_tokens
         })
   if not args.url:
-    raise ValueError('--handler=openai needs --url.')
+    raise command_line.UsageError(
+        '--handler=openai needs --url: the address of the server, with its /v1.'
+    )
   from apache_beam.ml.inference import openai_inference
   handler_class = (
       openai_inference.OpenAIChatModelHandler
@@ -143,51 +157,73 @@ def make_model_handler(args) -> tuple[SessionModelHandler, dict[str, Any]]:
 
 
 class LiveText(beam.DoFn):
-  """Shows texts on a terminal while they grow; a line for each prompt.
+  """Shows texts on a terminal while they grow, each with its prompt.
 
   Args:
     open_terminal: gives what to write to; called on the worker. If that is no
       terminal, chunks are written one below the other.
-    width: in characters.
+    width: in columns; None for that of the terminal.
   """
   def __init__(
       self,
       open_terminal: Callable[[], TextIO] = lambda: sys.stderr,
-      width: int = 79):
+      width: int | None = None):
     self._open_terminal = open_terminal
     self._width = width
 
   def setup(self):
     self._terminal = self._open_terminal()
-    self._lines: dict[str, str] = {}
+    # By request, of those that grow.
+    self._texts: dict[str, str] = {}
 
-  def process(self, element: tuple[str | None, Chunk]):
-    key, chunk = element
-    name = key or chunk.request_id[:6]
-    text = _one_line(chunk.text) + (
-        f' [{chunk.error or chunk.finish_reason}]' if chunk.is_last else '')
+  def process(self, element: KeyedChunk):
+    (_, prompt), chunk = element
+    prompt = _printable(prompt)
+    end = f' [{chunk.error or chunk.finish_reason}]' if chunk.is_last else ''
     if not self._terminal.isatty():
-      self._terminal.write(f'{name}: {text}\n')
+      name = _fit(prompt, _NAME_COLUMNS)
+      self._terminal.write(f'{name}: {_printable(chunk.text)}{end}\n')
     else:
-      # Back to the first line.
-      up = f'\033[{len(self._lines)}A' if self._lines else ''
-      before = self._lines.get(chunk.request_id, f'{name}: ')
-      self._lines[chunk.request_id] = before + text
-      self._terminal.write(
-          up + ''.join(
-              f'\033[K{self._fit(line)}\n' for line in self._lines.values()))
+      above = len(self._texts)
+      text = self._texts.pop(chunk.request_id, f'{prompt}: ')
+      text += _printable(chunk.text) + end
+      if not chunk.is_last:
+        self._texts[chunk.request_id] = text
+      self._show(above, whole=text if chunk.is_last else None)
     self._terminal.flush()
     yield element
 
-  def _fit(self, line):
-    """The start of a line, which names it, and its end."""
-    if len(line) <= self._width:
-      return line
-    return line[:10] + '...' + line[13 - self._width:]
+  def _show(self, above, whole):
+    """Replaces the lines above; a whole text stays over those that grow."""
+    lines = [] if whole is None else [whole]
+    width = self._width or shutil.get_terminal_size().columns - 1
+    lines += [_fit(text, width) for text in self._texts.values()]
+    up = f'\033[{above}A' if above else ''
+    # \033[J: nothing is left of the lines that were there.
+    self._terminal.write(up + '\033[J' + ''.join(f'{line}\n' for line in lines))
 
 
-def _one_line(text):
+def _printable(text):
   return ''.join(c if c.isprintable() else ' ' for c in text)
+
+
+def _fit(text, width):
+  """The start of a text, which names it, an ellipsis and its end, in a line."""
+  if _columns(text) <= width:
+    return text
+  start, end = text[:width // 3], text
+  while _columns(start) > width // 3:
+    start = start[:-1]
+  # As many as fit if each is narrow, then fewer.
+  end = text[-(width - _columns(start) - 1):]
+  while _columns(start) + 1 + _columns(end) > width:
+    end = end[1:]
+  return f'{start}…{end}'
+
+
+def _columns(text):
+  """How many columns of a terminal a text takes: two for wide characters."""
+  return sum(1 + (unicodedata.east_asian_width(c) in 'WF') for c in text)
 
 
 class ReportProgress(beam.DoFn):
@@ -200,7 +236,7 @@ class ReportProgress(beam.DoFn):
     self._start = self._last = self._clock()
     self._done = self._tokens = 0
 
-  def process(self, element: tuple[str | None, Chunk]):
+  def process(self, element: KeyedChunk):
     _, chunk = element
     if chunk.is_last:
       self._done += 1
@@ -208,42 +244,43 @@ class ReportProgress(beam.DoFn):
     now = self._clock()
     if now - self._last >= self._every_secs:
       self._last = now
-      logging.info(
+      _LOGGER.info(
           '%d prompts done, %.1f tokens a second',
           self._done,
           self._tokens / (now - self._start))
     yield element
 
 
-def to_row(element: tuple[str | None, Chunk]) -> dict[str, Any]:
-  """What is written of a chunk; of the last one, how it ended."""
-  key, chunk = element
-  row = {
-      'id': key,
-      'request_id': chunk.request_id,
-      'index': chunk.index,
-      'text': chunk.text,
-  }
-  if chunk.is_last:
-    row.update(
-        prompt=chunk.example,
-        finish_reason=chunk.finish_reason,
-        error=chunk.error,
-        tokens=chunk.usage.completion_tokens,
-        first_token_secs=chunk.timings.first,
-        total_secs=chunk.timings.total,
-        model=chunk.model_id)
-  return row
+def with_prompt(element: KeyedChunk) -> tuple[str, Chunk[str]]:
+  """Names the prompt in each chunk, not only in the last one."""
+  (key, prompt), chunk = element
+  return key, dataclasses.replace(chunk, example=prompt)
+
+
+class WriteRows(beam.PTransform):
+  """Writes rows to a file: Parquet if it ends in .parquet, or JSON Lines."""
+  def __init__(self, path: str):
+    super().__init__()
+    self._path = path
+
+  def expand(self, rows):
+    one_file = {'num_shards': 1, 'shard_name_template': ''}
+    if self._path.endswith('.parquet'):
+      return rows | beam.io.WriteToParquet(self._path, **one_file)
+    return (
+        rows
+        | 'ToJson' >>
+        beam.Map(lambda row: json.dumps(row._asdict(), ensure_ascii=False))
+        | beam.io.WriteToText(self._path, **one_file))
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
   """Those of the files and the model."""
+  parser.add_argument('--input', required=True, help=input_help('prompt'))
   parser.add_argument(
-      '--input',
+      '--output',
       required=True,
-      help='Path of a text file, or of a JSON Lines file (.jsonl).')
-  parser.add_argument(
-      '--output', required=True, help='Path of the JSON Lines file to write.')
+      help='Path of the file to write, Parquet (.parquet) or JSON Lines.')
   parser.add_argument(
       '--handler',
       choices=('hf', 'openai', 'generator'),
@@ -276,26 +313,30 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def parse_known_args(argv):
   """Parses args for the workflow."""
-  parser = argparse.ArgumentParser()
+  parser = command_line.make_parser(
+      'apache_beam.examples.inference.iterative_text_generation', __doc__)
   add_model_arguments(parser)
   parser.add_argument(
       '--finals',
       action='store_true',
-      help='Write one line for each prompt, with the whole text.')
+      help='Write one row for each prompt, with the whole text.')
   parser.add_argument(
       '--live',
       action='store_true',
       help='Show the texts on the terminal while they grow.')
-  return parser.parse_known_args(argv)
+  return command_line.parse(parser, argv)
+
+
+def keyed(key: str, prompt: str) -> KeyedPrompt:
+  return (key, prompt), prompt
 
 
 def read_prompts(pipeline: beam.Pipeline,
                  path: str) -> beam.PCollection[KeyedPrompt]:
-  parse = parse_json if path.endswith('.jsonl') else parse_text
   return (
       pipeline
-      | 'Read' >> beam.io.ReadFromText(path)
-      | 'Parse' >> beam.FlatMap(parse).with_output_types(KeyedPrompt))
+      | 'Read' >> ReadRecords(path, 'prompt')
+      | 'Key' >> beam.MapTuple(keyed).with_output_types(KeyedPrompt))
 
 
 def run(
@@ -328,10 +369,10 @@ def run(
     chunks |= 'Finals' >> FinalsOnly()
   _ = (
       chunks
-      | 'ToRow' >> beam.Map(to_row)
-      | 'ToJson' >> beam.Map(json.dumps)
-      | 'Write' >> beam.io.WriteToText(
-          known_args.output, num_shards=1, shard_name_template=''))
+      | 'Prompts' >> beam.Map(with_prompt)
+      | 'Rows' >> AsRows()
+      | 'Fields' >> beam.Select(**_FIELDS)
+      | 'Write' >> WriteRows(known_args.output))
 
   result = pipeline.run()
   result.wait_until_finish()
@@ -352,17 +393,9 @@ def summary(result: PipelineResult) -> str:
   return found
 
 
-@contextlib.contextmanager
-def status_of_interrupts() -> Iterator[None]:
-  """Ends the program with one line, and the status of shells, at Ctrl-C."""
-  try:
-    yield
-  except KeyboardInterrupt:
-    print('Interrupted.', file=sys.stderr)
-    sys.exit(128 + signal.SIGINT)
+def main() -> None:
+  print(summary(run()))
 
 
 if __name__ == '__main__':
-  logging.getLogger().setLevel(logging.INFO)
-  with status_of_interrupts():
-    print(summary(run()))
+  command_line.run(main)

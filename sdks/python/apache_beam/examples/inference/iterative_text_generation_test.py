@@ -23,13 +23,21 @@ import os
 import tempfile
 import unittest
 
+import pyarrow.parquet
+
+import apache_beam as beam
 from apache_beam.examples.inference import iterative_guardrail
 from apache_beam.examples.inference import iterative_text_generation as example
+from apache_beam.ml.inference.iterative import AsRows
 from apache_beam.ml.inference.iterative import Chunk
 from apache_beam.ml.inference.iterative import Progress
 from apache_beam.ml.inference.iterative import Usage
+from apache_beam.ml.inference.iterative import bigquery_schema
+from apache_beam.utils.command_line import UsageError
 
 _FLAG = '--experiments=iterative_inference'
+# Keys of chunks.
+_A, _B = ('a', 'Who?'), ('b', 'What is it?')
 _PROMPTS = {
     'a': 'One two three. Four five six. Seven eight nine ten.',
     'b': 'A dragon sleeps. The goblinoid sees a GOBLIN there.',
@@ -57,6 +65,8 @@ class _ExampleTest(unittest.TestCase):
         *args,
     ],
                         save_main_session=False)
+    if not os.path.exists(target):
+      return [], result
     with open(target, encoding='utf-8') as file:
       return [json.loads(line) for line in file], result
 
@@ -80,9 +90,10 @@ class IterativeTextGenerationTest(_ExampleTest):
         self.assertEqual([row['index'] for row in mine], list(range(len(mine))))
         text = ''.join(row['text'] for row in mine)
         self.assertEqual(text, prompt + ' ')
-        self.assertEqual([row for row in mine if 'prompt' in row], mine[-1:])
-        self.assertEqual(mine[-1]['prompt'], prompt)
-        self.assertEqual(mine[-1]['finish_reason'], 'stop')
+        self.assertEqual({row['prompt'] for row in mine}, {prompt})
+        self.assertEqual(len({row['request_id'] for row in mine}), 1)
+        self.assertEqual([row['finish_reason'] for row in mine],
+                         [None] * (len(mine) - 1) + ['stop'])
         self.assertEqual(mine[-1]['tokens'], len(prompt.split()))
       # The text is seen in parts.
       self.assertGreater(len(rows), len(_PROMPTS))
@@ -104,8 +115,9 @@ class IterativeTextGenerationTest(_ExampleTest):
   def test_text_file_and_the_same_prompt_twice(self):
     rows, _ = self.run_example(
         example, ['twice', '', 'twice', ' '], '--handler=generator', '--finals')
-    self.assertEqual([(row['id'], row['text'], row['error']) for row in rows],
-                     2 * [(None, 'twice ', None)])
+    self.assertEqual(
+        sorted((row['id'], row['text'], row['error']) for row in rows),
+        [('1', 'twice ', None), ('3', 'twice ', None)])
     self.assertEqual(len({row['request_id'] for row in rows}), 2)
 
   def test_a_real_model(self):
@@ -121,18 +133,41 @@ class IterativeTextGenerationTest(_ExampleTest):
     self.assertIn('Paris', texts['The capital of France is'])
     self.assertIn('four', texts['One, two, three,'])
 
-  def test_line_that_holds_no_prompt(self):
-    for line in ('{"id": 1}', '{"prompt": 3}', '[1]', 'no JSON'):
-      with self.subTest(line=line):
-        with self.assertRaisesRegex(ValueError, r'--input: expected a JSON'):
-          list(example.parse_json(line))
-    self.assertEqual(list(example.parse_json(' ')), [])
+  def test_parquet(self):
+    path = os.path.join(self.folder, 'out.parquet')
+    self.run_generator(example, f'--output={path}')
+    table = pyarrow.parquet.read_table(path)
+    self.assertEqual(table.column_names, list(example._FIELDS))
+    for key, prompt in _PROMPTS.items():
+      mine = sorted((row for row in table.to_pylist() if row['id'] == key),
+                    key=lambda row: row['index'])
+      self.assertEqual({row['prompt'] for row in mine}, {prompt})
+      self.assertEqual(''.join(row['text'] for row in mine), prompt + ' ')
+      self.assertEqual(mine[-1]['tokens'], len(prompt.split()))
+      self.assertLess(0, mine[-1]['total_secs'])
+
+  def test_bigquery_has_a_schema_for_the_rows(self):
+    rows = (
+        beam.Pipeline() | beam.Create([]).with_output_types(example.KeyedChunk)
+        | beam.Map(example.with_prompt) | AsRows()
+        | beam.Select(**example._FIELDS))
+    schema = bigquery_schema(rows.element_type)
+    self.assertEqual([f['name'] for f in schema['fields']],
+                     list(example._FIELDS))
+
+  def test_files_and_models_that_are_not_there_are_named(self):
+    for flags, message in (
+        (['--handler=generator', '--input=/no/prompts'],
+         '--input=/no/prompts: there is no such file'),
+        (['--model=/no/model'], '--model=/no/model: there is no such folder')):
+      with self.assertRaisesRegex(UsageError, message):
+        self.run_example(example, ['prompt'], *flags)
 
   def test_arguments_that_lack_something(self):
     for args, message in (
         ([], '--handler=hf needs --model'),
         (['--handler=openai', '--model=m'], '--handler=openai needs --url')):
-      with self.assertRaisesRegex(ValueError, message):
+      with self.assertRaisesRegex(UsageError, message):
         self.run_example(example, ['prompt'], *args)
 
   def test_progress_is_logged(self):
@@ -143,9 +178,9 @@ class IterativeTextGenerationTest(_ExampleTest):
     with self.assertLogs(level='INFO') as logs:
       elements = [
           element for chunk in (Chunk('r', 0), last)
-          for element in do_fn.process(('a', chunk))
+          for element in do_fn.process((_A, chunk))
       ]
-    self.assertEqual(elements, [('a', Chunk('r', 0)), ('a', last)])
+    self.assertEqual(elements, [(_A, Chunk('r', 0)), (_A, last)])
     self.assertIn('1 prompts done, 2.0 tokens a second', logs.output[0])
 
 
@@ -159,29 +194,36 @@ class LiveTextTest(unittest.TestCase):
     self.assertEqual(shown, list(elements))
     return terminal.getvalue()
 
-  def test_lines_grow_in_place(self):
+  def test_lines_grow_in_place_and_stay_when_they_end(self):
     text = self._show(
-        ('a', Chunk('1', 0, 'Once')),
-        (None, Chunk('234567890', 0, 'There\n\033was')),
-        ('a', Chunk('1', 1, ' upon a time', finish_reason='stop')),
+        (_A, Chunk('1', 0, 'Once')), (_B, Chunk('2', 0, 'There\n\033was')),
+        (_A, Chunk('1', 1, ' upon a time' * 9, finish_reason='stop')),
+        (_B, Chunk('2', 1, finish_reason='error', error='engine: it died')),
         is_terminal=True)
     self.assertEqual(
         text,
-        '\033[Ka: Once\n'
-        '\033[1A\033[Ka: Once\n\033[K234567: There  was\n'
-        '\033[2A\033[Ka: Once upon a time [stop]\n\033[K234567: There  was\n')
+        '\033[JWho?: Once\n'
+        '\033[1A\033[JWho?: Once\nWhat is it?: There  was\n'
+        # Whole, whatever its length.
+        f'\033[2A\033[JWho?: Once{" upon a time" * 9} [stop]\n'
+        'What is it?: There  was\n'
+        '\033[1A\033[JWhat is it?: There  was [engine: it died]\n')
 
-  def test_a_long_line_shows_its_end(self):
-    text = self._show(('a', Chunk('1', 0, '123456789 ' * 9)), is_terminal=True)
-    line = text.removeprefix('\033[K').rstrip('\n')
-    self.assertEqual(line, 'a: 1234567...456789 123456789 ')
+  def test_a_long_line_shows_where_it_is_cut(self):
+    text = self._show((_A, Chunk('1', 0, '123456789 ' * 9)), is_terminal=True)
+    line = text.removeprefix('\033[J').rstrip('\n')
+    self.assertEqual(line, 'Who?: 1234…23456789 123456789 ')
+    # Of two columns each, so that it still is one line.
+    text = self._show((_A, Chunk('1', 0, '日本語' * 9)), is_terminal=True)
+    line = text.removeprefix('\033[J').rstrip('\n')
+    self.assertRegex(line, r'^Who\?: 日本…[日本語]{9}$')
 
   def test_one_below_the_other_without_a_terminal(self):
     text = self._show(
-        ('a', Chunk('1', 0, 'Once')),
-        ('a', Chunk('1', 1, finish_reason='error', error='engine: it died')),
+        (_A, Chunk('1', 0, 'Once' * 40)),
+        (_A, Chunk('1', 1, finish_reason='error', error='engine: it died')),
         is_terminal=False)
-    self.assertEqual(text, 'a: Once\na:  [engine: it died]\n')
+    self.assertEqual(text, f'Who?: {"Once" * 40}\nWho?:  [engine: it died]\n')
 
 
 class IterativeGuardrailTest(_ExampleTest):
@@ -238,7 +280,7 @@ class IterativeGuardrailTest(_ExampleTest):
         iterative_guardrail, [''], '--handler=generator', '--ban', 'word')
     self.assertEqual(
         iterative_guardrail.summary(result), 'There was no prompt.')
-    with self.assertRaisesRegex(ValueError, 'Give a rule'):
+    with self.assertRaisesRegex(UsageError, 'Give a rule'):
       self.run_example(iterative_guardrail, [''], '--handler=generator')
 
 

@@ -52,12 +52,12 @@ _ATTENTIONS = ('sdpa', 'eager', 'flash_attention_2', 'flash_attention_3')
 class HuggingFaceGenerationModelHandler(SessionModelHandler):
   """Generates text in process, with transformers' continuous batching.
 
-  Needs transformers 5. Prompts that arrive while others are generated for join them at the next
-  step of the model, and leave when they are done; nothing is padded.
+  Needs transformers 5. A prompt that arrives while others are generated for
+  joins them at the next step of the model. Nothing is padded.
 
   An example is
 
-  * a str: a text to go on with, or with ``chat`` what a user says,
+  * a str: a text to continue, or with ``chat`` a message of the user,
   * the messages of a chat: a list of dicts, or of objects, with 'role' and
     'content', both str; the tokenizer's chat template is applied,
   * a list of token ids, or a one-dimensional array or tensor of them.
@@ -75,21 +75,23 @@ class HuggingFaceGenerationModelHandler(SessionModelHandler):
 
   Args:
     model: a folder, or a name on the Hugging Face Hub.
-    dtype: of the weights, for example ``torch.float32`` or 'bfloat16'; None:
-      as they were saved.
+    dtype: the type of the weights, such as ``torch.float32`` or 'bfloat16';
+      None: the one they were saved in.
     device: 'CPU' or 'GPU'.
     attention: the implementation, of 'sdpa', 'eager', 'flash_attention_2' and
       'flash_attention_3'; the last two need a GPU.
     do_sample: whether to draw tokens at random, or take the likeliest.
     chat: whether a str is put in the model's chat template, as a message of the
       role 'user'.
-    num_blocks: of the engine's cache. The default holds 16384 tokens of prompts
-      and results together. Memory: see HuggingFaceSession.
-    page_size: tokens of a block. A prompt with its result takes whole blocks,
-      so at most num_blocks prompts are generated for at once; more wait.
-    max_batch_tokens: the most tokens that one step of the model computes.
-    load_model_args: more arguments of ``from_pretrained`` of the model.
-    load_tokenizer_args: and of the tokenizer.
+    num_blocks: the number of blocks of the engine's cache. The default holds
+      16384 tokens of prompts and results together. HuggingFaceSession says how
+      much memory that takes.
+    page_size: the number of tokens of a block. A prompt and its result take
+      whole blocks, so at most num_blocks prompts are generated for at the same
+      time. Others are queued.
+    max_batch_tokens: the maximum number of tokens in one step of the model.
+    load_model_args: more arguments of the model's ``from_pretrained``.
+    load_tokenizer_args: more arguments of the tokenizer's ``from_pretrained``.
     min_batch_size, max_batch_size, max_batch_duration_secs: of the batches
       that RunInference forms.
     env_vars: environment variables to set before the model is loaded.

@@ -142,8 +142,8 @@ class _OpenAIModelHandler(SessionModelHandler):
 class OpenAICompletionsModelHandler(_OpenAIModelHandler):
   """Completes texts on any server with OpenAI's endpoint /v1/completions.
 
-  Such are vLLM, TGI and ``transformers serve``. Examples are str or, where the
-  server takes them, lists of token ids.
+  Such servers are vLLM, TGI and ``transformers serve``. Examples are str, or
+  lists of token ids if the server accepts them::
 
     RunInference(
         OpenAICompletionsModelHandler(
@@ -151,32 +151,33 @@ class OpenAICompletionsModelHandler(_OpenAIModelHandler):
         inference_args={'max_tokens': 200, 'temperature': 0},
         iterative=IterativeOptions())
 
-  gives chunks; without ``iterative``, each PredictionResult holds a Generation.
+  emits chunks. Without ``iterative`` it makes PredictionResults with a
+  ``Generation``.
 
   inference_args can be max_tokens (16 by default), temperature, top_p,
   frequency_penalty, presence_penalty, stop, seed, logit_bias and user, as in
-  OpenAI's API, and extra_body for what only this server knows.
+  OpenAI's API, and extra_body for fields that only this server knows.
 
-  A text that the server ends for another reason than that it is whole or as long
-  as it may be is an error, with the server's words, and so are refusals and
-  calls of tools: chunks carry text alone. After a break, a text by a grammar
-  (response_format, guided_json and such) or with tools is an error too, since
-  what follows would start anew.
+  The server has to end a text because it is complete or has reached its limit.
+  Any other end is an error with the server's message, and so are refusals and
+  tool calls, as chunks have text only. If the connection breaks, a text with a
+  grammar (response_format, guided_json and others) or with tools is an error
+  too, as the server would start again instead of resuming.
 
   Args:
-    base_url: with its /v1. ``https://`` certificates are always verified, with
-      SSL_CERT_FILE of the environment as the authorities if it is set.
-    model: as the server calls it.
-    api_key_env: the name of an environment variable of the workers with the
-      key. The key itself is never a part of the pipeline. Nothing else of the
+    base_url: the address including /v1. ``https://`` certificates are always
+      verified, against SSL_CERT_FILE of the environment if it is set.
+    model: the server's name of the model.
+    api_key_env: the name of an environment variable of the workers that has the
+      key. The key itself is never part of the pipeline. Nothing else of the
       environment is sent; its proxies are used.
-    resumes: what a call that broke goes on from: 'exact' (token ids, with
-      vLLM's return_token_ids and /tokenize), 'text' (the text, tokenized anew)
-      or 'none' (then a failure after the first token is an error). None: exact
-      on a server which says that it is vLLM, text on others.
+    resumes: how a call that broke is resumed. 'exact': from token ids, with
+      vLLM's return_token_ids and /tokenize. 'text': from the text, tokenized
+      again. 'none': a failure after the first token is an error. None: 'exact'
+      if the server says that it is vLLM, otherwise 'text'.
     limits: how long the server may be silent and how much it may send.
-    backoff: how often and when a failed call is made again: one that broke,
-      timed out or ended early, and the HTTP statuses 408, 429 and 5xx.
+    backoff: how often and when a failed call is repeated: one that broke, timed
+      out or ended early, or had the HTTP status 408, 429 or 5xx.
     min_batch_size, max_batch_size, max_batch_duration_secs, max_batch_weight,
       element_size_fn: of the batches without ``iterative``.
 
@@ -191,16 +192,16 @@ class OpenAICompletionsModelHandler(_OpenAIModelHandler):
 class OpenAIChatModelHandler(_OpenAIModelHandler):
   """Answers messages on any server with OpenAI's /v1/chat/completions.
 
-  Examples are str, one message of the user, or lists of dicts with the keys
-  'role' and 'content'.
+  An example is a str, which is one message of the user, or a list of dicts with
+  the keys 'role' and 'content'.
 
-  inference_args and all others are those of OpenAICompletionsModelHandler, with
-  max_completion_tokens in addition, and without a default of max_tokens.
+  The parameters and inference_args are those of OpenAICompletionsModelHandler.
+  There is max_completion_tokens in addition, and no default of max_tokens.
 
   Args:
     resumes: 'text' needs a server that continues the last message, as vLLM does
-      with continue_final_message, or 'none'. None: text on a server which says
-      that it is vLLM, none on others.
+      with continue_final_message. 'none': a failure after the first token is an
+      error. None: 'text' if the server says that it is vLLM, otherwise 'none'.
   """
   _endpoint = 'chat'
   _levels = ('text', 'none')

@@ -17,11 +17,8 @@
 
 """Tests for the handlers of OpenAI-compatible servers."""
 
-import datetime
-import ipaddress
 import os
 import pickle
-import ssl
 import tempfile
 import unittest
 from unittest import mock
@@ -246,21 +243,6 @@ class OpenAIInferenceTest(unittest.TestCase):
         handler.validate_inference_args({'extra_body': {name: 'secret'}})
       self.assertNotIn('secret', str(raised.exception))
 
-  def test_certificates_are_verified(self):
-    with tempfile.TemporaryDirectory() as folder:
-      path = os.path.join(folder, 'server.pem')
-      _write_certificate(path)
-      context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-      context.load_cert_chain(path)
-      with FakeServer(Reply(), ssl_context=context) as server:
-        handler = OpenAICompletionsModelHandler(server.base_url, 'test')
-        result = _generate(handler)
-        self.assertIn('CERTIFICATE_VERIFY_FAILED', result.error)
-        self.assertEqual(0, result.retries)
-        self.assertEqual([], server.calls)
-        with mock.patch.dict(os.environ, {'SSL_CERT_FILE': path}):
-          self.assertEqual(whole_text('hello', 8)[0], _generate(handler).text)
-
 
 def _whole(chunks):
   chunks = sorted(chunks, key=lambda chunk: chunk.index)
@@ -286,34 +268,6 @@ def _generate(handler):
     return result
   finally:
     session.close()
-
-
-def _write_certificate(path):
-  from cryptography import x509
-  from cryptography.hazmat.primitives import hashes
-  from cryptography.hazmat.primitives import serialization
-  from cryptography.hazmat.primitives.asymmetric import ec
-  key = ec.generate_private_key(ec.SECP256R1())
-  name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, '127.0.0.1')])
-  now = datetime.datetime.now(datetime.timezone.utc)
-  day = datetime.timedelta(days=1)
-  address = x509.IPAddress(ipaddress.ip_address('127.0.0.1'))
-  certificate = x509.CertificateBuilder(
-      name,
-      name,
-      key.public_key(),
-      x509.random_serial_number(),
-      now - day,
-      now + day).add_extension(
-          x509.SubjectAlternativeName([address]),
-          critical=False).sign(key, hashes.SHA256())
-  with open(path, 'wb') as f:
-    f.write(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption()))
-    f.write(certificate.public_bytes(serialization.Encoding.PEM))
 
 
 if __name__ == '__main__':

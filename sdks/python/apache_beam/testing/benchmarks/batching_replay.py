@@ -69,6 +69,7 @@ from apache_beam.transforms.batching.policy.fixed_boundaries import FixedBoundar
 from apache_beam.transforms.batching.policy.least_cost import Cost
 from apache_beam.transforms.batching.policy.replay import replay
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
+from apache_beam.utils import command_line
 
 _TICK_SECS = 0.05
 # Prism and its worker start meanwhile.
@@ -324,10 +325,8 @@ def _table(by_load) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-      prog='python -m apache_beam.testing.benchmarks.batching_replay',
-      description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command_line.make_parser(
+      'apache_beam.testing.benchmarks.batching_replay', __doc__)
   add = parser.add_argument
   add('lengths', type=Path, help='a .csv, .jsonl or .parquet file')
   add('--column', required=True, help='of the lengths')
@@ -354,8 +353,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints the figures; returns 2 if the input is wrong."""
-  args, flags = _parser().parse_known_args(argv)
   try:
+    args, flags = command_line.parse(_parser(), argv)
     streaming = PipelineOptions(flags).view_as(StandardOptions).streaming
     if streaming and args.time_column is None:
       raise InputError('--streaming needs --time_column.')
@@ -372,7 +371,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.time_column,
         args.time_unit,
         args.speedup)
-  except InputError as e:
+  except command_line.UsageError as e:
     print(f'batching_replay: {e}', file=sys.stderr)
     return 2
   if args.elements:
@@ -398,5 +397,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  logging.getLogger().setLevel(logging.ERROR)
-  sys.exit(main())
+  command_line.run(main, logging.ERROR)

@@ -74,6 +74,7 @@ from apache_beam.testing.benchmarks.iterative_inference_figures import counts
 from apache_beam.testing.benchmarks.iterative_inference_figures import times
 from apache_beam.transforms.batching.advisor.reading import InputError
 from apache_beam.transforms.batching.advisor.reading import check_numbers
+from apache_beam.utils import command_line
 
 # With a worker of its own process also on Prism, as elsewhere.
 _FLAGS = ('--experiments=use_loopback_process_worker', )
@@ -137,6 +138,7 @@ def make_engine(args) -> Engine:
   if not args.model:
     raise InputError(f'--handler={args.handler} needs --model.')
   if args.handler == 'hf':
+    command_line.check_model(args.model)
     from apache_beam.ml.inference.huggingface_generation import HuggingFaceGenerationModelHandler
     handler = HuggingFaceGenerationModelHandler(args.model, dtype=args.dtype)
     return Engine(
@@ -269,11 +271,8 @@ def measure(
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-      prog='python -m apache_beam.testing.benchmarks.'
-      'iterative_inference_benchmark',
-      description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command_line.make_parser(
+      'apache_beam.testing.benchmarks.iterative_inference_benchmark', __doc__)
   add = parser.add_argument
   add('--handler', choices=('hf', 'openai', 'clock'), required=True)
   add('--model', help='a folder or name, or what the server calls the model')
@@ -289,12 +288,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints the figures; returns 2 if the arguments are wrong."""
-  args, flags = _parser().parse_known_args(argv)
   try:
+    args, flags = command_line.parse(_parser(), argv)
     check_numbers(
         args, positive=('prompts', 'tokens', 'rate', 'rounds'), not_negative=())
     engine = make_engine(args)
-  except InputError as e:
+  except command_line.UsageError as e:
     print(f'iterative_inference_benchmark: {e}', file=sys.stderr)
     return 2
   # A worker process of its own is started as `python`; let it be this one.
@@ -314,5 +313,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  logging.getLogger().setLevel(logging.ERROR)
-  sys.exit(main())
+  command_line.run(main, logging.ERROR)

@@ -34,7 +34,6 @@ Prints one JSON object:
 
 # pytype: skip-file
 
-import argparse
 import dataclasses
 import json
 import logging
@@ -57,8 +56,8 @@ from apache_beam.ml.inference.iterative.chunk_coder import ChunkCoder
 from apache_beam.ml.inference.iterative.options import IterativeOptions
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.inference.clock_session import ClockModelHandler
-from apache_beam.transforms.batching.advisor.reading import InputError
 from apache_beam.transforms.batching.advisor.reading import check_numbers
+from apache_beam.utils import command_line
 
 __all__ = ['chunk_bytes', 'chunk_cpu_msec', 'chunk_overhead', 'flag_on']
 
@@ -171,21 +170,18 @@ def _spread(values):
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints the figures; returns 2 if the arguments are wrong."""
-  parser = argparse.ArgumentParser(
-      prog='python -m apache_beam.testing.benchmarks.'
-      'iterative_inference_overhead',
-      description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command_line.make_parser(
+      'apache_beam.testing.benchmarks.iterative_inference_overhead', __doc__)
   add = parser.add_argument
   add('--prompts', type=int, default=200, help='of the smaller run')
   add('--pairs', type=int, default=7)
   add('--elements', type=int, default=50_000, help='of one-shot inference')
   add('--modes', nargs='+', choices=_MODES, default=_MODES)
-  args, flags = parser.parse_known_args(argv)
   try:
+    args, flags = command_line.parse(parser, argv)
     check_numbers(
         args, positive=('prompts', 'pairs', 'elements'), not_negative=())
-  except InputError as e:
+  except command_line.UsageError as e:
     print(f'iterative_inference_overhead: {e}', file=sys.stderr)
     return 2
   figures = {
@@ -205,5 +201,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  logging.getLogger().setLevel(logging.ERROR)
-  sys.exit(main())
+  command_line.run(main, logging.ERROR)

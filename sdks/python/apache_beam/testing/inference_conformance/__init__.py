@@ -22,6 +22,6 @@
 
 Each case is a small pipeline with a known outcome. It shares no files with its
 workers: what it counts are metrics of the job. Cases run in a process of their
-own, with a deadline. ``cases`` says what is guaranteed and ``observations`` how
-it is counted.
+own, with a deadline. ``bucketing_cases`` and ``iterative_cases`` say what is
+guaranteed, and ``observations`` how it is counted.
 """

@@ -33,11 +33,13 @@ import apache_beam as beam
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options import StandardOptions
+from apache_beam.testing.inference_conformance import bucketing_cases
+from apache_beam.testing.inference_conformance import iterative_cases
 from apache_beam.testing.inference_conformance import observations
-from apache_beam.testing.inference_conformance.cases import CASES
-from apache_beam.testing.inference_conformance.cases import TIMER_SECS
-from apache_beam.testing.inference_conformance.cases import Case
+from apache_beam.testing.inference_conformance.case import TIMER_SECS
+from apache_beam.testing.inference_conformance.case import Case
 
+CASES: dict[str, Case] = {**bucketing_cases.CASES, **iterative_cases.CASES}
 HOLDS = 'holds'
 BROKEN = 'broken'
 NOT_APPLICABLE = 'not applicable'

@@ -25,17 +25,11 @@ import json
 import unittest
 from unittest import mock
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 import apache_beam as beam
 from apache_beam.testing.inference_conformance import __main__ as conformance
 from apache_beam.testing.inference_conformance import observations
-from apache_beam.testing.inference_conformance.cases import BUCKETING
-from apache_beam.testing.inference_conformance.cases import CASES
-from apache_beam.testing.inference_conformance.cases import PROMPTS
-from apache_beam.testing.inference_conformance.cases import Case
-from apache_beam.testing.inference_conformance.cases import whole_text
+from apache_beam.testing.inference_conformance.bucketing_cases import BUCKETING
+from apache_beam.testing.inference_conformance.case import Case
 
 _FLAGS = ('--runner=FnApiRunner', )
 
@@ -64,17 +58,7 @@ def _nothing(p):
   return p | beam.Create([1]) | beam.Filter(lambda _: False)
 
 
-class CasesTest(unittest.TestCase):
-  def test_all_hold_on_the_fn_api_runner(self):
-    states = {}
-    for name, case in CASES.items():
-      states[name], why = conformance.run_case(case, _FLAGS, 60)
-      expected = (
-          conformance.NOT_APPLICABLE
-          if case.needs_streaming else conformance.HOLDS)
-      self.assertEqual(expected, states[name], (name, why))
-    self.assertEqual(4, [*states.values()].count(conformance.NOT_APPLICABLE))
-
+class RunCaseTest(unittest.TestCase):
   def test_what_is_broken_is_seen(self):
     for case, why in (
         (_case([1, 2, 3]), None),
@@ -101,58 +85,6 @@ class CasesTest(unittest.TestCase):
     state, why = conformance.verdict(None)
     self.assertEqual(conformance.BROKEN, state)
     self.assertIn('no metrics arrived', why)
-
-
-class ObservationsTest(unittest.TestCase):
-  @given(st.lists(st.integers(0, 9)), st.lists(st.integers(0, 9)))
-  def test_lost_and_duplicated(self, got, expected):
-    counts = observations.of_elements([(got, 0.0)], indices=expected)
-    self.assertEqual(
-        sorted(got) == sorted(expected),
-        not counts['bad_lost'] and not counts['bad_duplicated'])
-    self.assertEqual(
-        len(got) - len(expected), counts['bad_duplicated'] - counts['bad_lost'])
-
-  def test_batches(self):
-    def count(*batches):
-      found = observations.of_batches(
-          batches,
-          indices=range(4),
-          max_count=2,
-          max_padded_size=10,
-          window_secs=2)
-      return {name for name, n in found.items() if n and 'bad' in name}
-
-    good = ([(0, 3), (1, 4)], 0), ([(2, 50)], 2), ([(3, 1)], 2)
-    self.assertEqual(set(), count(*good))
-    self.assertEqual({'bad_lost'}, count(*good[1:]))
-    self.assertEqual({'bad_duplicated'}, count(*good, good[0]))
-    self.assertEqual({'bad_mixed_windows'},
-                     count(([(0, 3)], 0), ([(1, 4), (2, 4)], 0), good[2]))
-    self.assertEqual({'bad_limits'}, count(([(0, 3), (1, 6)], 0), *good[1:]))
-
-  def test_chunks(self):
-    texts = {name: whole_text(name) for name in PROMPTS[:2]}
-    good = [(name, i, i == 1, part, None, float(i))
-            for name, text in texts.items()
-            for i, part in enumerate((text[:9], text[9:]))]
-    bad = ('bad', 0, True, '', 'invalid: it is bad', 0.0)
-
-    def count(chunks, **kwargs):
-      found = observations.of_chunks(chunks, texts=texts, **kwargs)
-      return {name for name, n in found.items() if n and 'bad' in name}
-
-    self.assertEqual(set(), count(good))
-    self.assertEqual(set(), count([*good, bad], failed='invalid'))
-    self.assertEqual({'bad_failures'}, count([*good, bad]))
-    self.assertEqual({'bad_failures'}, count(good, failed='invalid'))
-    self.assertEqual({'bad_texts'}, count(good[1:]))
-    self.assertEqual({'bad_lost', 'bad_texts'}, count(good[2:]))
-    self.assertEqual({'bad_duplicated', 'bad_texts'}, count([*good, good[0]]))
-    self.assertEqual(set(), count(good, first_before_last=True))
-    late = [(*chunk[:-1], chunk[-1] + 5 * (chunk[0] == PROMPTS[1]))
-            for chunk in good]
-    self.assertEqual({'bad_order'}, count(late, first_before_last=True))
 
 
 class MainTest(unittest.TestCase):

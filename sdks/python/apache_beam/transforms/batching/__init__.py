@@ -21,15 +21,16 @@ An element's way to its batch: ``util.BatchElements`` asks ``opt_in`` whether
 the flag is on and calls ``by_length``. In a bundle, ``in_bundle`` buffers
 elements, sorts them by length and cuts them into batches. Across bundles,
 ``groups`` keys the elements of a bundle, ``stateful`` holds them in state
-(``buffer_state``) with timers, and ``waiter`` says when which of them leave.
+(``buffer_state``) with timers, and ``waiter`` says which to flush when.
 ``policy`` decides what goes together, from values alone: nothing in it imports
 Beam. ``advisor`` runs the same policies on recorded lengths. ``metrics`` says
-what was saved.
+what was saved, and ``report`` draws it.
 
-What is not named here is internal.
+Modules and names that are not listed here are internal.
 """
 
 from apache_beam.transforms.batching.metrics import metrics_table
 from apache_beam.transforms.batching.options import BatchingOptions
+from apache_beam.transforms.batching.report.write import metrics_report
 
-__all__ = ['BatchingOptions', 'metrics_table']
+__all__ = ['BatchingOptions', 'metrics_report', 'metrics_table']

@@ -21,22 +21,47 @@ import math
 import unittest
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import window
-from apache_beam.transforms.batching.in_bundle_test import FLAG
-from apache_beam.transforms.batching.in_bundle_test import one_bundle
-from apache_beam.transforms.batching.in_bundle_test import pipeline
 from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.transforms.batching.policy.least_cost import Cost
 from apache_beam.transforms.util import BatchElements
 
+FLAG = '--experiments=smart_bucketing'
 _seconds = itertools.count()
 
 
 def _clock():
   """A second later each time that it is asked, so each call takes as long."""
   return next(_seconds)
+
+
+class _Model:
+  """Takes half a second for a call, and a tenth for each element."""
+  now = 0.0
+
+  @classmethod
+  def time(cls):
+    return cls.now
+
+  @classmethod
+  def run(cls, batch):
+    cls.now += 0.5 + 0.1 * len(batch)
+    return len(batch)
+
+
+def pipeline(*flags):
+  return TestPipeline(
+      runner='FnApiRunner', options=PipelineOptions(list(flags)))
+
+
+def one_bundle(lengths):
+  """A PCollection of texts of these lengths, in one bundle, in this order."""
+  texts = ['x' * length for length in lengths]
+  return beam.Create([None]) | beam.FlatMap(lambda _: texts)
 
 
 class _Describe(beam.DoFn):
@@ -181,6 +206,22 @@ class BatchElementsByLengthTest(unittest.TestCase):
       assert_that(sizes, equal_to([1, 2, 4, 8, 16, 32, 64]))
     with self.assertRaisesRegex(ValueError, 'duration_secs .-1. must be pos'):
       BatchElements(length_fn=len, target_batch_duration_secs=-1)
+
+  def test_batches_take_no_longer_than_the_target_with_the_fixed_cost(self):
+    def check(sizes):
+      assert sum(sizes) == 1000
+      assert 15 <= max(sizes[len(sizes) // 2:]) <= 22, sizes
+
+    with pipeline(FLAG) as p:
+      sizes = (
+          p | one_bundle([5] * 1000)
+          | BatchElements(
+              length_fn=len,
+              max_batch_size=10000,
+              target_batch_duration_secs_including_fixed_cost=2.5,
+              clock=_Model.time)
+          | beam.Map(_Model.run))
+      assert_that(sizes, check)
 
 
 if __name__ == '__main__':

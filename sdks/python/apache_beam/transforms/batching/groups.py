@@ -55,8 +55,10 @@ class InGroups(DoFn):
   Args:
     within_bundle: measures elements.
     max_wait_secs: how long an element may wait.
-    shards: over how many integer keys elements are spread, in turn; None for
-      groups without a key.
+    shards: over how many integer keys groups are spread, in turn; None for
+      groups without a key. All groups of a bundle have one key unless one is
+      full: a runner may run keys that have elements at the same time in one
+      bundle, one after another, as Prism does.
   """
   def __init__(
       self,
@@ -68,31 +70,34 @@ class InGroups(DoFn):
     self._shards = shards
 
   def setup(self):
-    self._next = random.randrange(self._shards or 1)
+    self._shard = random.randrange(self._shards) if self._shards else None
 
   def start_bundle(self):
     self._groups = {}
+    self._take_next_shard()
 
   def process(self, element, windowed_value=DoFn.WindowedValueParam):
     measured = self._within_bundle.measured(element)
     for window in windowed_value.windows:
-      shard = None
-      if self._shards:
-        shard = self._next = (self._next + 1) % self._shards
-      group = self._groups.get((shard, window))
+      group = self._groups.get(window)
       if group is None:
-        group = self._groups[shard, window] = _Group(measured.arrived)
+        group = self._groups[window] = _Group(measured.arrived)
       # A Timestamp for each element would take as long as all of this.
       group.add(measured, windowed_value.timestamp_micros)
       if (len(group.elements) >= _MAX_ELEMENTS or group.nbytes >= _MAX_BYTES or
           not 0 <= measured.arrived - group.since <= self._max_age):
-        del self._groups[shard, window]
-        yield group.value(shard, window)
+        del self._groups[window]
+        yield group.value(self._shard, window)
+        self._take_next_shard()
 
   def finish_bundle(self):
-    for (shard, window), group in self._groups.items():
-      yield group.value(shard, window)
+    for window, group in self._groups.items():
+      yield group.value(self._shard, window)
     self._groups = {}
+
+  def _take_next_shard(self):
+    if self._shards:
+      self._shard = (self._shard + 1) % self._shards
 
 
 class _Group:

@@ -61,10 +61,25 @@ class InGroupsTest(unittest.TestCase):
         found.append((text, _WINDOWS.index(at), timestamp // 10**6))
     self.assertEqual(sorted(found), sorted(elements))
 
-  def test_elements_are_spread_evenly(self):
-    groups = self._groups([('a', 0, 0)] * 12, 3)
-    self.assertEqual([4, 4, 4], [len(c.value[1]) for c in groups])
+  def test_groups_are_spread_evenly(self):
+    groups = self._groups([('a', 0, 0)] * 192, 3)
+    self.assertEqual([64, 64, 64], [len(c.value[1]) for c in groups])
     self.assertEqual({0, 1, 2}, {c.value[0] for c in groups})
+
+  def test_bundles_have_keys_in_turn(self):
+    do_fn = InGroups(LengthBatchingDoFn(len, [(None, 32)]), 16, shards=3)
+    do_fn.setup()
+    shards = []
+    for _ in range(6):
+      do_fn.start_bundle()
+      for number in (0, 1):
+        value = WindowedValue('a', 0, (_WINDOWS[number], ))
+        self.assertEqual([], list(do_fn.process('a', value)))
+      one, another = do_fn.finish_bundle()
+      self.assertEqual(one.value[0], another.value[0])
+      shards.append(one.value[0])
+    self.assertEqual({0, 1, 2}, set(shards[:3]))
+    self.assertEqual(shards[:3], shards[3:])
 
   def test_large_elements_do_not_wait_for_others(self):
     sizes = [len(c.value) for c in self._groups([('x' * 2**19, 0, 0)] * 4)]

@@ -215,7 +215,7 @@ class LengthBatchingDoFn(DoFn):
     if amount.nbytes >= options.max_buffered_bytes:
       return self._emit('memory', nbytes=options.max_buffered_bytes // 3)
     if amount.elements % _LOOK_EVERY:
-      return None
+      return ()
     if self._is_unknown_model():
       return self._emit('model_time', elements=amount.elements - 1)
     if options.max_buffered_secs is not None and self._takes_too_long():
@@ -224,7 +224,7 @@ class LengthBatchingDoFn(DoFn):
           'model_time',
           elements=_LEAST_BATCHES * self.model.usual_count / 3,
           secs=options.max_buffered_secs / 3)
-    return None
+    return ()
 
   def finish_bundle(self):
     yield from self._emit('bundle_end')

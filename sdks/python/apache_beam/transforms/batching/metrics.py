@@ -24,31 +24,29 @@
 
 import functools
 import itertools
-from collections.abc import Iterable
+import re
 from collections.abc import Sequence
 
 from apache_beam.metrics import Metrics
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.runners.runner import PipelineResult
+from apache_beam.transforms.batching.figures import BELOW
+from apache_beam.transforms.batching.figures import BUFFERED_NOTE
+from apache_beam.transforms.batching.figures import REASONS
+from apache_beam.transforms.batching.figures import as_markdown
+from apache_beam.transforms.batching.figures import batching_figures
+from apache_beam.transforms.batching.figures import is_within_bundles
 
 # The namespace of BatchElements' metrics; RunInference's are in that of its
 # model handler.
 BATCH_ELEMENTS = 'BatchElements'
-# Why a batch was emitted: the buffer held as many elements, bytes or seconds of
-# the model's time as it may, an element had waited for as long as it may, the
-# model was idle, the window or the bundle ended, or its only element alone
-# exceeds a limit.
-REASONS = (
-    'full',
-    'memory',
-    'model_time',
-    'deadline',
-    'idle',
-    'window_end',
-    'bundle_end',
-    'limit')
-# Of counters of waits, by a power of two: a distribution has no quantiles.
-_BELOW = 'wait_msec_below_'
+# Portable runners name a step by the id of its transform: Beam normalizes its
+# label, cuts the id to 100 characters and numbers it.
+_ID_PREFIX = 'ref_AppliedPTransform_'
+_ID = re.compile(rf'{_ID_PREFIX}(.+)_\d+')
+_LABEL_LENGTH = 100 - len(_ID_PREFIX)
+_INNER_STEPS = re.compile(r'-(BatchElements-ParDo|BeamML_RunInference|ParDo).*')
+_NAME_LENGTH = 32
 
 
 class BatchingMetrics:
@@ -118,7 +116,7 @@ class BatchingMetrics:
   def _waits_below(self, msec):
     counter = self._waits.get(msec)
     if counter is None:
-      counter = self._waits[msec] = self._counter(f'{_BELOW}{msec}')
+      counter = self._waits[msec] = self._counter(f'{BELOW}{msec}')
     return counter
 
   def held(self, elements: int) -> None:
@@ -132,87 +130,73 @@ class BatchingMetrics:
 
 
 def metrics_table(result: PipelineResult) -> str:
-  """The metrics of each step that batched by length, as a Markdown table.
+  """The metrics of each transform that batched by length, as a Markdown table.
 
   Args:
     result: of a pipeline that ran; its runner must be able to query metrics.
 
   Returns:
-    One column for each step; of the numbers, those over all its batches.
+    One column for each transform; of the numbers, those over all its batches.
+  """
+  batched = {
+      name: values
+      for name, values in values_by_transform(result).items()
+      if values.get('padded_size')
+  }
+  if not batched:
+    return 'No step batched by length.'
+  columns = [batching_figures(values) for values in batched.values()]
+  rows = [['', *batched]]
+  for name in columns[0]:
+    rows.append([name, *(figures.get(name, '-') for figures in columns)])
+  table = as_markdown(rows)
+  if any(map(is_within_bundles, batched.values())):
+    table += f'\n\n{BUFFERED_NOTE}'
+  return table
+
+
+def values_by_transform(result: PipelineResult) -> dict[str, dict[str, int]]:
+  """The counters and distributions of each transform, by its short name.
+
+  Args:
+    result: of a pipeline that ran; its runner must be able to query metrics.
+
+  Returns:
+    Values by the name of the metric; those of distributions by
+    ``NAME.sum``, ``NAME.count``, ``NAME.min`` and ``NAME.max``.
   """
   found = result.metrics().query(MetricsFilter())
+  # Prism has metrics of collections among them, which are of no step.
+  counters, distributions = (
+      [metric for metric in found[kind] if metric.key.step is not None]
+      for kind in ('counters', 'distributions'))
   steps: dict[str, dict[str, int]] = {}
-  for metric in found['counters']:
+  for metric in counters:
     _step(steps, metric)[metric.key.metric.name] = metric.result
-  for metric in found['distributions']:
+  for metric in distributions:
     values, name = _step(steps, metric), metric.key.metric.name
     for part in ('sum', 'count', 'min', 'max'):
       values[f'{name}.{part}'] = getattr(metric.result, part)
-  columns = {
-      step: _column(values)
-      for step, values in steps.items() if values.get('padded_size')
-  }
-  if not columns:
-    return 'No step batched by length.'
-  names = next(iter(columns.values())).keys()
-  rows = [['', *columns], ['---'] * (1 + len(columns))]
-  rows += [[name, *(column[name] for column in columns.values())]
-           for name in names]
-  return '\n'.join(_row(row) for row in rows)
+  transforms: dict[str, dict[str, int]] = {}
+  for step in sorted(steps):
+    name = short_name(step)
+    # The steps of a transform count different things; those that do not are of
+    # two whose names were shortened to the same.
+    names = itertools.chain([name], (f'{name} {n}' for n in itertools.count(2)))
+    free = next(
+        name for name in names
+        if not transforms.get(name, {}).keys() & steps[step].keys())
+    transforms.setdefault(free, {}).update(steps[step])
+  return transforms
+
+
+def short_name(step: str) -> str:
+  """The label of the transform that a step is in, the same on every runner."""
+  found = _ID.search(step)
+  label = found[1] if found else re.sub('[^a-zA-Z0-9-_]+', '-', step)
+  name = _INNER_STEPS.sub('', label[:_LABEL_LENGTH]).strip('-')
+  return name if len(name) <= _NAME_LENGTH else f'...{name[3 - _NAME_LENGTH:]}'
 
 
 def _step(steps, metric):
   return steps.setdefault(metric.key.step, {})
-
-
-def _row(cells: Iterable[str]) -> str:
-  return '| ' + ' | '.join(cells) + ' |'
-
-
-def _column(values: dict[str, int]) -> dict[str, str]:
-  padded, arrival = values['padded_size'], values['arrival_order_padded_size']
-  real = max(1, values['real_size'])
-  left = {reason: values.get(f'batches_{reason}', 0) for reason in REASONS}
-  predicted = values.get('predicted_msec', 0)
-  return {
-      'elements': f"{values['batch_size.sum']:,}",
-      'batches': f"{values['batch_size.count']:,}",
-      'batch size, mean': _mean(values, 'batch_size'),
-      'real size': f'{real:,}',
-      'padding ratio': f'{padded / real:.3f}',
-      'padding ratio in arrival order': f'{arrival / real:.3f}',
-      'padded size saved': f'{1 - padded / max(1, arrival):.1%}',
-      'left because of': ', '.join(
-          f"{reason.replace('_', ' ')} {count:,}"
-          for reason, count in left.items() if count),
-      'wait of the oldest, mean (ms)': _mean(values, 'wait_msec'),
-      'wait of the oldest, p50, p95 (ms)': (
-          f'below {_wait_quantile(values, 0.5):,}, '
-          f'below {_wait_quantile(values, 0.95):,}'),
-      'wait of the oldest, longest (ms)': f"{values['wait_msec.max']:,}",
-      'time of a batch, mean (ms)': _mean(values, 'msec_per_batch'),
-      'predicted to actual time': (
-          f"{predicted / max(1, values['actual_msec']):.2f}"
-          if predicted else 'not known'),
-      'elements held, most': f"{values['buffered_elements.max']:,}",
-      'above the least-cost cut, mean': (
-          f"{_ratio(values, 'least_cost_gap_permille') / 1000:.1%}"),
-  }
-
-
-def _wait_quantile(values, share):
-  """A power of two above the quantile, and at most twice of it."""
-  waits = sorted((int(name.removeprefix(_BELOW)), count)
-                 for name, count in values.items() if name.startswith(_BELOW))
-  least = share * sum(count for _, count in waits)
-  below = itertools.accumulate(count for _, count in waits)
-  reached = (edge for (edge, _), n in zip(waits, below) if n >= least)
-  return next(reached, 0)
-
-
-def _ratio(values, name):
-  return values.get(f'{name}.sum', 0) / max(1, values.get(f'{name}.count', 0))
-
-
-def _mean(values, name):
-  return f'{_ratio(values, name):,.1f}'

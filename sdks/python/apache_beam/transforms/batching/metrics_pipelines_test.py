@@ -15,6 +15,7 @@
 # limitations under the License.
 #
 
+import re
 import unittest
 
 import apache_beam as beam
@@ -130,17 +131,28 @@ class MetricsTableTest(unittest.TestCase):
   def test_what_was_saved(self):
     texts = ['x' * length for length in (1, 100) * 8]
     table = metrics_table(_run(texts, 4, 4))
-    rows = dict(
-        line.strip('| ').split(' | ') for line in table.splitlines()[2:])
-    self.assertIn('Batches', table.splitlines()[0])
+    lines, note = table.splitlines()[:-2], table.splitlines()[-1]
+    cells = [re.split(r' *\| *', line)[1:-1] for line in lines]
+    self.assertEqual(['', 'Batches'], cells[0])
+    self.assertEqual(1, len(set(map(len, lines))))
+    self.assertIn('Within a bundle', note)
+    rows = dict(cells[2:])
     self.assertEqual('16', rows['elements'])
     self.assertEqual('4', rows['batches'])
     self.assertEqual('1.000', rows['padding ratio'])
     self.assertEqual('1.980', rows['padding ratio in arrival order'])
     self.assertEqual('49.5%', rows['padded size saved'])
-    self.assertEqual('bundle end 4', rows['left because of'])
+    self.assertEqual('bundle end 4', rows['flushed because of'])
     self.assertRegex(
-        rows['wait of the oldest, p50, p95 (ms)'], r'^below \d+, below \d+$')
+        rows['oldest buffered for, p50, p95'], r'^below \d+ ms, \d+ ms$')
+
+  def test_transforms_are_columns_by_their_labels(self):
+    p = TestPipeline(runner='FnApiRunner', options=_OPTIONS)
+    texts = p | beam.Create(['x', 'xx'])
+    _ = texts | 'Zwei' >> BatchElements(1, 2, length_fn=len)
+    _ = texts | 'One' >> BatchElements(1, 2, length_fn=len)
+    head = metrics_table(p.run()).splitlines()[0]
+    self.assertEqual(['', 'One', 'Zwei'], re.split(r' *\| *', head)[1:-1])
 
   def test_empty_texts_have_no_size(self):
     self.assertIn('No step', metrics_table(_run([''] * 4)))

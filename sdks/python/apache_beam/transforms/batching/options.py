@@ -28,40 +28,44 @@ from apache_beam.transforms.batching.policy.least_cost import Cost
 
 @dataclasses.dataclass(frozen=True)
 class BatchingOptions:
-  """Options of length-aware batching, beside those that batching always has.
+  """Options of batching by length. Needs ``--experiments=smart_bucketing``.
 
-  Needs ``--experiments=smart_bucketing``.
+  They add to the parameters of ``BatchElements`` and ``ModelHandler``::
+
+    RunInference(
+        handler, batching_options=BatchingOptions(max_padded_size=8192))
 
   Args:
-    max_padded_size: the largest padded size of a batch: its longest length
-      times its number of elements, in units of ``length_fn``. Bounds the
-      memory of a model call, which the sum of the lengths does not. No bound
-      by default.
-    oversized: what happens to an element that alone exceeds a limit:
-      ``'alone'``, it makes a batch of its own and is counted in a metric, or
-      ``'refuse'``, it is an error.
-    max_buffered_elements: how many elements of a bundle are held back at most,
-      to find neighbours of similar length among them; so no batch holds more.
-      More gives less padding and takes more memory. With
-      max_batch_duration_secs they are those of a key and a window, in state.
-    max_buffered_bytes: how many bytes the elements that are held back take at
-      most, by an estimate (``approximate_bytes``).
-    max_buffered_secs: how many seconds the model takes, by the cost that was
-      learned, for what is held back of a bundle at most, or for eight batches
-      where these take longer; None for no bound. More gives less padding, and
-      the oldest element waits longer, up to about twice as long. Has no effect
-      where the cost is given.
-    cost: what a batch costs, where it is not to be learned from the time that
-      batches take. In any unit.
-    optimize_for: with max_batch_duration_secs, what it is used for.
-      ``'latency'``: a batch is flushed as soon as the model is idle, so the
-      duration is an upper bound. ``'cost'``: batches are as full as the duration
-      allows, for the least compute.
-    shards: with max_batch_duration_secs, over how many keys the elements are
-      spread that wait. By default each worker process has a key. Fewer keys
-      find better neighbours, and more of them work at the same time.
-    metrics_namespace: where the metrics are found (``BatchingMetrics``);
-      RunInference puts them with those of its model handler.
+    max_padded_size: the maximum padded size of a batch, which is its longest
+      length times its number of elements, in units of ``length_fn``. It bounds
+      the memory of a model call; a bound on the sum of the lengths does not.
+      None: no bound.
+    oversized: what happens to an element that exceeds a limit by itself.
+      ``'alone'``: it becomes a batch of one and is counted in a metric.
+      ``'refuse'``: it is an error.
+    max_buffered_elements: the maximum number of elements that are buffered to
+      find neighbours of similar length, and so of a batch. A larger buffer
+      gives less padding and takes more memory. Counted in a bundle, or with
+      max_batch_duration_secs in the state of a key and window.
+    max_buffered_bytes: the maximum size of the buffered elements in bytes, as
+      ``approximate_bytes`` estimates it.
+    max_buffered_secs: in a bundle, the maximum time in seconds that the model
+      needs for the buffered elements, by the learned cost, or for eight batches
+      if these take longer. A larger value gives less padding, and the oldest
+      element waits up to about twice as long. None: no bound. Has no effect
+      with ``cost``.
+    cost: the cost of a batch, in any unit. None: it is learned from the time
+      that batches take.
+    optimize_for: what max_batch_duration_secs is for. ``'latency'``: a batch is
+      flushed as soon as the model is idle, and the duration is an upper bound.
+      ``'cost'``: batches are as full as the duration allows, which takes the
+      least compute.
+    shards: with max_batch_duration_secs, the number of keys among which
+      elements are distributed. The batches of a key run one after another. With
+      fewer keys neighbours are more similar; with more keys more batches run
+      at the same time. None: one key for each worker process.
+    metrics_namespace: the namespace of the metrics of a ``BatchElements``.
+      RunInference uses that of its model handler.
 
   Raises:
     TypeError: if a value has the wrong type.

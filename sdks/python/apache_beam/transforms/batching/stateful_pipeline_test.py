@@ -143,15 +143,15 @@ class BatchElementsAcrossBundlesTest(unittest.TestCase):
   def test_shards(self):
     with _pipeline() as p:
       sizes = (
-          p | beam.Create([[10] * 12])
+          p | beam.Create([[10] * 192])
           | beam.FlatMap(lambda lengths: lengths)
           | beam.BatchElements(
-              max_batch_size=32,
+              max_batch_size=200,
               length_fn=lambda length: length,
               max_batch_duration_secs=60,
               options=BatchingOptions(shards=3, cost=Cost(20, 1)))
           | beam.Map(len))
-      assert_that(sizes, equal_to([4, 4, 4]))
+      assert_that(sizes, equal_to([64, 64, 64]))
 
   def test_run_inference(self):
     handler = _Echo(
@@ -164,7 +164,7 @@ class BatchElementsAcrossBundlesTest(unittest.TestCase):
         results | beam.combiners.Count.Globally().without_defaults(),
         equal_to([50, 50]))
     table = metrics_table(p.run())
-    self.assertIn('| elements | 100 |', table)
+    self.assertRegex(table, r'\| elements +\| +100 \|')
     self.assertIn('window end', table)
 
   def test_batches_that_do_not_fit_in_memory(self):
@@ -240,60 +240,6 @@ class BatchElementsAcrossBundlesTest(unittest.TestCase):
           p | beam.Create(['a']) | beam.WindowInto(Own())
           | beam.BatchElements(length_fn=len, max_batch_duration_secs=1))
     self.assertIn('batching by length is on', str(logs.output))
-
-  def test_runners_that_would_lose_elements_are_refused(self):
-    for flags, message in (
-        (['--runner=PrismRunner'], 'Prism .*prism_disable_sdf_split'),
-        (['--runner=SparkRunner', '--streaming'], 'Spark .*no timers'),
-        (['--runner=FlinkRunner', '--streaming'],
-         'are lost on Flink .*--finish_bundle_before_checkpointing .*'
-         '--max_bundle_time_mills=50 .*--checkpointing_interval=.*'
-         '--shutdown_sources_after_idle_ms=.*allow_unsafe_smart_bucketing'),
-        ([
-            '--runner=FlinkRunner',
-            '--streaming',
-            '--finish_bundle_before_checkpointing=true'
-        ],
-         'takes no value')):
-      p = beam.Pipeline(options=PipelineOptions([_FLAG, *flags]))
-      texts = p | beam.Create(['a'])
-      with self.assertRaisesRegex(ValueError, f'BatchElements: .*{message}'):
-        _ = texts | beam.BatchElements(length_fn=len, max_batch_duration_secs=1)
-
-  def test_prism_that_splits_nothing(self):
-    p = beam.Pipeline(
-        options=PipelineOptions([
-            _FLAG,
-            '--runner=PrismRunner',
-            '--experiments=prism_disable_sdf_split'
-        ]))
-    _ = p | beam.Create(['a']) | beam.BatchElements(
-        length_fn=len, max_batch_duration_secs=1)
-
-  def test_flink_that_loses_nothing(self):
-    for flags in (['--finish_bundle_before_checkpointing', '--streaming'
-                   ], ['--experiments=allow_unsafe_smart_bucketing',
-                       '--streaming'], []):
-      p = beam.Pipeline(
-          options=PipelineOptions([_FLAG, '--runner=FlinkRunner', *flags]))
-      _ = p | beam.Create(['a']) | beam.BatchElements(
-          length_fn=len, max_batch_duration_secs=1)
-
-  def test_an_unknown_job_server_is_warned_of_once(self):
-    def build(*flags):
-      p = beam.Pipeline(
-          options=PipelineOptions(
-              [_FLAG, '--runner=PortableRunner', '--streaming', *flags]))
-      _ = p | beam.Create(['a']) | 'Unknown' >> beam.BatchElements(
-          length_fn=len, max_batch_duration_secs=1)
-
-    with self.assertNoLogs('apache_beam.transforms.batching.flink'):
-      build('--finish_bundle_before_checkpointing')
-    with self.assertLogs('apache_beam.transforms.batching.flink') as logs:
-      build()
-      build()
-    self.assertEqual(1, len(logs.output))
-    self.assertIn('Unknown: batching by length', logs.output[0])
 
   def test_a_pipeline_updated_from_2_77_keeps_its_state(self):
     with _pipeline('--update_compatibility_version=2.77.0') as p:

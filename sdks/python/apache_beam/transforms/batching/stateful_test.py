@@ -32,6 +32,7 @@ from apache_beam.transforms.batching import buffer_state
 from apache_beam.transforms.batching.in_bundle import LengthBatchingDoFn
 from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.transforms.batching.policy.least_cost import Cost
+from apache_beam.transforms.batching.policy.memory_limit import report_out_of_memory
 from apache_beam.utils.timestamp import Timestamp
 
 _FULL = BatchingOptions(optimize_for='cost')
@@ -49,6 +50,18 @@ _steps = st.lists(
         # The timer fires early, or again, with whatever event time.
         st.tuples(st.just('ghost'), st.integers(0, 2000))),
     max_size=60)
+
+
+class _SmallMemory(FakeRunner):
+  """The model reports batches of a padded size above 200."""
+  def _collect(self, batches):
+    super()._collect(self._reported(batches))
+
+  def _reported(self, batches):
+    for batch in batches or ():
+      if len(batch.value) * max(length for _, length in batch.value) > 200:
+        report_out_of_memory(batch.value)
+      yield batch
 
 
 class StatefulDoFnTest(unittest.TestCase):
@@ -152,6 +165,23 @@ class StatefulDoFnTest(unittest.TestCase):
           emitted += 1
       self.assertLessEqual(len(runner.left), emitted)
       self.assertLess(emitted, 25)
+
+  def test_batches_after_one_that_does_not_fit_in_memory_are_smaller(self):
+    runner = _SmallMemory(max_batch_size=4, options=_COST)
+    for i in range(8):
+      runner.arrive((i, 100), 5)
+    runner.end_window()
+    self.assertEqual([4, 2, 2], [len(batch) for batch, _, _ in runner.left])
+
+  def test_a_deadline_that_fires_early_holds_the_watermark_again(self):
+    # It was set for elements that are gone, the last of which was later.
+    runner = FakeRunner(max_batch_size=4, options=_COST)
+    runner.arrive((0, 10), 5)
+    runner.fire_deadline(timestamp=50)
+    self.assertEqual(100 + WAIT, runner.deadline.at)
+    runner.pass_time(WAIT)
+    # The hold is now that of this firing, so nothing before it is in time.
+    self.assertEqual([Timestamp(50)], [at for _, at, _ in runner.left])
 
   def test_without_a_deadline_elements_wait_for_the_end_of_the_window(self):
     runner = FakeRunner(wait=0, max_batch_size=4, options=_COST)

@@ -18,9 +18,12 @@
 import logging
 
 from apache_beam.examples.inference.iterative_live_page import pipeline
-from apache_beam.examples.inference.iterative_text_generation import status_of_interrupts
+from apache_beam.utils import command_line
+
+
+def main() -> None:
+  pipeline.run()
+
 
 if __name__ == '__main__':
-  logging.getLogger().setLevel(logging.WARNING)
-  with status_of_interrupts():
-    pipeline.run()
+  command_line.run(main, logging.WARNING)

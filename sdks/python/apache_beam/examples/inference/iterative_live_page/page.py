@@ -96,6 +96,12 @@ section > h3 span { color: var(--soft); font-weight: 400; margin-right: 6px; }
   white-space: pre-wrap; overflow-wrap: anywhere;
 }
 .text .error { color: var(--bad); }
+#legend {
+  margin: 28px 0 0; padding-top: 14px; border-top: 1px solid var(--line);
+  display: grid; grid-template-columns: auto 1fr; gap: 6px 12px;
+  align-items: baseline; color: var(--soft); font-size: 13px;
+}
+#legend dd { margin: 0; }
 @media (prefers-reduced-motion: no-preference) {
   .bar div { transition: width .15s linear; }
   .fresh { animation: fade 1.6s ease-out; }
@@ -114,6 +120,16 @@ const KINDS = {
   one_shot: 'RunInference(handler): whole results, when a batch is done',
   iterative: 'RunInference(handler, iterative=…): chunks, as they are made',
 };
+// What the badge of a text says.
+const MEANINGS = {
+  waiting: 'the model has not been handed the prompt yet',
+  generating: 'the model writes',
+  stop: 'the model ended its text',
+  length: 'the text has as many tokens as --max_tokens allows',
+  cancelled: 'a rule of the pipeline ended the text',
+  error: 'the model or its server failed; the reason stands in the text',
+};
+const STATE_TONES = {generating: 'busy', error: 'bad', waiting: ''};
 const TONES = {running: 'busy', done: 'good', failed: 'bad'};
 const byId = (id) => document.getElementById(id);
 let lanes = new Map(), ways = new Map(), limit = 1;
@@ -199,8 +215,8 @@ function update(news) {
       lane.elapsed === null ? 'waiting' : 'generating';
   lane.box.dataset.state = state;
   lane.chip.textContent = state;
-  lane.chip.dataset.tone = !isDone ? (lane.elapsed === null ? '' : 'busy') :
-      state === 'error' ? 'bad' : 'good';
+  lane.chip.title = MEANINGS[state] ?? 'why the text ended';
+  lane.chip.dataset.tone = STATE_TONES[state] ?? 'good';
   lane.fill.style.width = Math.min(100, 100 * lane.tokens / limit) + '%';
   lane.bar.setAttribute('aria-valuenow', lane.tokens);
   show();
@@ -252,6 +268,11 @@ function showStatus(status) {
   document.body.dataset.status = status;
 }
 
+for (const [state, meaning] of Object.entries(MEANINGS)) {
+  const chip = make(make(byId('legend'), 'dt'), 'span', 'chip', state);
+  chip.dataset.tone = STATE_TONES[state] ?? 'good';
+  make(byId('legend'), 'dd', '', meaning);
+}
 const source = new EventSource('/events');
 const on = (name, f) =>
     source.addEventListener(name, (event) => f(JSON.parse(event.data)));
@@ -283,6 +304,7 @@ PAGE = f'''<!doctype html>
 <main>
 <div id="ways" class="pair"></div>
 <div id="prompts"></div>
+<dl id="legend" aria-label="What the badges say"></dl>
 </main>
 <script>{SCRIPT}</script>
 </body>

@@ -22,7 +22,7 @@ gives whole results, and iterative, which gives chunks. Behind a shuffle each
 result and each chunk is posted to a small server on this machine, and a page
 shows both side by side, with the time to the first token::
 
-    python -m apache_beam.examples.inference.iterative_live_page \
+    python -m apache_beam.examples.inference.iterative_live_page \\
         --experiments=iterative_inference --runner=PrismRunner
 
 prints the address to open; the pipeline starts when the page is open. Without
@@ -33,7 +33,6 @@ writes, and both ways share the machine.
 With ``--mode=in_bundle`` chunks pass the shuffle only when their bundle ends.
 """
 
-import argparse
 import contextlib
 import statistics
 import threading
@@ -52,6 +51,8 @@ from apache_beam.examples.inference.iterative_live_page.post import chunk_messag
 from apache_beam.examples.inference.iterative_live_page.post import result_message
 from apache_beam.examples.inference.iterative_live_page.post import start_message
 from apache_beam.examples.inference.iterative_live_page.server import LiveServer
+from apache_beam.examples.inference.text_records import find_files
+from apache_beam.examples.inference.text_records import read_records
 from apache_beam.ml.inference.base import KeyedModelHandler
 from apache_beam.ml.inference.base import ModelHandler
 from apache_beam.ml.inference.base import RunInference
@@ -62,6 +63,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.runners.runner import PipelineResult
 from apache_beam.testing.inference.clock_session import ClockModelHandler
+from apache_beam.utils import command_line
 
 PROMPTS = (
     'Explain why the sky is blue.',
@@ -126,6 +128,7 @@ def make_model_handler(
     handler = ClockModelHandler(known_args.max_tokens, known_args.rate, **batch)
     name = f'a fake engine, {known_args.rate:g} tokens a second'
     return handler, None, name
+  command_line.check_model(known_args.model)
   from apache_beam.ml.inference.huggingface_generation import HuggingFaceGenerationModelHandler
   handler = HuggingFaceGenerationModelHandler(
       known_args.model, chat=True, **batch)
@@ -134,19 +137,21 @@ def make_model_handler(
 
 
 def read_prompts(path: str | None) -> Sequence[str]:
-  """The lines of a file that are not empty; without one, PROMPTS.
+  """The prompts of a file; without one, PROMPTS.
 
   Raises:
-    ValueError: if there are none, or too many for a page.
+    UsageError: if there are none, or too many for a page.
   """
   if path is None:
     return PROMPTS
-  with open(path, encoding='utf-8') as lines:
-    prompts = [line.strip() for line in lines if line.strip()]
+  prompts = [
+      record.text.strip() for file in find_files(path, '--prompts')
+      for record in read_records(file, 'prompt')
+  ]
   if not 0 < len(prompts) <= _MOST_PROMPTS:
-    raise ValueError(
+    raise command_line.UsageError(
         f'--prompts={path}: holds {len(prompts)} prompts, and a page shows from '
-        f'1 to {_MOST_PROMPTS}.')
+        f'1 to {_MOST_PROMPTS}. Give another file.')
   return prompts
 
 
@@ -164,13 +169,16 @@ def summary(snapshot: dict[str, Any]) -> Iterable[str]:
 
 def parse_known_args(argv):
   """Parses args for the workflow."""
-  parser = argparse.ArgumentParser()
+  parser = command_line.make_parser(
+      'apache_beam.examples.inference.iterative_live_page', __doc__)
   parser.add_argument(
       '--model',
       help='A Hugging Face model that generates text, a folder or a name. '
       'Default: a fake engine whose tokens come by the clock.')
   parser.add_argument(
-      '--prompts', help='Path of a text file, one prompt per line.')
+      '--prompts',
+      help='Path of a text file, one prompt per line, or of a JSON Lines file '
+      '(.jsonl) of objects with a "prompt". Default: four that are built in.')
   parser.add_argument(
       '--max_tokens',
       type=int,
@@ -185,9 +193,12 @@ def parse_known_args(argv):
       '--mode',
       choices=('durable', 'in_bundle'),
       default='durable',
-      help='Of IterativeOptions.')
+      help='Of IterativeOptions: where chunks are seen before a bundle ends.')
   parser.add_argument(
-      '--chunk_tokens', type=int, default=4, help='Of IterativeOptions.')
+      '--chunk_tokens',
+      type=int,
+      default=4,
+      help='Of IterativeOptions: the most tokens of a chunk.')
   parser.add_argument(
       '--port',
       type=int,
@@ -201,7 +212,7 @@ def parse_known_args(argv):
       '--exit_when_done',
       action='store_true',
       help='Ends when the pipeline has, instead of serving the page on.')
-  return parser.parse_known_args(argv)
+  return command_line.parse(parser, argv)
 
 
 def run(argv=None, test_pipeline=None, model_handler=None) -> PipelineResult:
@@ -243,7 +254,7 @@ def run(argv=None, test_pipeline=None, model_handler=None) -> PipelineResult:
     print(*summary(feed.snapshot()), sep='\n', flush=True)
     if not known_args.exit_when_done:
       print('Press Ctrl-C to end.', flush=True)
-      _wait_for_interrupt()
+      threading.Event().wait()
   return result
 
 
@@ -257,10 +268,3 @@ def _run(pipeline, feed):
     raise
   feed.set_status('done')
   return result
-
-
-def _wait_for_interrupt():
-  try:
-    threading.Event().wait()
-  except KeyboardInterrupt:
-    pass

@@ -25,6 +25,7 @@ import tempfile
 import unittest
 
 import apache_beam as beam
+from apache_beam.examples.inference.iterative_live_page import page
 from apache_beam.examples.inference.iterative_live_page import pipeline
 from apache_beam.examples.inference.iterative_live_page.board import ITERATIVE
 from apache_beam.examples.inference.iterative_live_page.board import ONE_SHOT
@@ -32,10 +33,12 @@ from apache_beam.examples.inference.iterative_live_page.board import Board
 from apache_beam.examples.inference.iterative_live_page.feed import Feed
 from apache_beam.examples.inference.iterative_live_page.server import LiveServer
 from apache_beam.ml.inference.iterative import IterativeOptions
+from apache_beam.ml.inference.iterative.chunk import FINISH_REASONS
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.inference.clock_session import ClockModelHandler
 from apache_beam.testing.inference.clock_session import clock_text
 from apache_beam.testing.inference.clock_session import clock_token_ids
+from apache_beam.utils.command_line import UsageError
 
 _FLAGS = ['--runner=FnApiRunner', '--experiments=iterative_inference']
 
@@ -103,6 +106,16 @@ class PipelineTest(unittest.TestCase):
           with self.assertRaisesRegex(ValueError, re.escape(path)):
             pipeline.read_prompts(path)
     self.assertGreater(len(pipeline.read_prompts(None)), 1)
+    with self.assertRaisesRegex(UsageError, '--prompts=/no/file: there is no'):
+      pipeline.read_prompts('/no/file')
+
+  def test_models_that_are_not_there_are_named(self):
+    with self.assertRaisesRegex(UsageError, '--model=/no/model: there is no'):
+      pipeline.run([*_FLAGS, '--model=/no/model'])
+
+  def test_the_page_explains_the_badge_of_each_end(self):
+    for reason in FINISH_REASONS:
+      self.assertIn(f'\n  {reason}: ', page.SCRIPT)
 
 
 if __name__ == '__main__':

@@ -15,7 +15,7 @@
 # limitations under the License.
 #
 
-"""RunInference with partial results: a token's way, from a model to a sink.
+"""RunInference with partial results: the path of a token from model to sink.
 
 ``RunInference(handler, iterative=IterativeOptions())`` calls ``run.expand``:
 
@@ -26,15 +26,15 @@
 3. ``inputs``: an element becomes a ``session.Request``, with an id and what was
    emitted for it before.
 4. ``registry``: the session of a model is opened once per process and shared.
-5. ``in_flight_request``: one request from submission to its end (polls, retries,
-   limits of time), which yields a ``session.Delta`` for each token or piece.
-6. ``result_stream``: deltas become ``chunk.Chunk``s of ``chunk_secs``.
-7. ``in_bundle`` emits them while the bundle runs.
-8. ``durable`` emits each in a bundle of its own, checkpointed with the request,
-   so that a restart goes on where the text stood.
-9. ``folds``: transforms that put chunks together again.
+5. ``in_flight_request``: one request from its submission to its end (polls,
+   retries, timeouts), which yields a ``session.Delta`` for each token or piece.
+6. ``result_stream``: deltas are joined to ``chunk.Chunk``s.
+7. ``in_bundle`` emits chunks while the bundle runs.
+8. ``durable`` emits each chunk in a bundle of its own, checkpointed with the
+   request, so that a text resumes after a restart.
+9. ``folds``: transforms that combine the chunks of an input.
 
-What is not named here is internal.
+Modules and names that are not listed here are internal.
 """
 
 from apache_beam.ml.inference.iterative.chunk import Chunk
@@ -44,6 +44,7 @@ from apache_beam.ml.inference.iterative.emitted import Emitted
 from apache_beam.ml.inference.iterative.engines.generator import GeneratorModelHandler
 from apache_beam.ml.inference.iterative.folds.incomplete import Incomplete
 from apache_beam.ml.inference.iterative.folds.rows import AsRows
+from apache_beam.ml.inference.iterative.folds.rows import bigquery_schema
 from apache_beam.ml.inference.iterative.folds.texts import PartialText
 from apache_beam.ml.inference.iterative.folds.texts import Sentence
 from apache_beam.ml.inference.iterative.folds.transforms import FinalsOnly
@@ -78,5 +79,6 @@ __all__ = [
     'TextSoFar',
     'Timings',
     'Transcript',
-    'Usage'
+    'Usage',
+    'bigquery_schema'
 ]

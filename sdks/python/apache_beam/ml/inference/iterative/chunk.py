@@ -25,26 +25,26 @@ import numpy as np
 
 ExampleT = TypeVar('ExampleT')
 
-# The model said that it was done, a limit of tokens was reached, somebody
-# stopped it, it failed.
+# The model ended the text, it reached a limit of tokens, it was stopped (by
+# stop_when or a drain), it failed.
 FINISH_REASONS = ('stop', 'length', 'cancelled', 'error')
 
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-  """Tokens of a whole result; None where the engine does not tell."""
+  """Token counts of a whole result; None if the engine does not report them."""
   prompt_tokens: int | None = None
   completion_tokens: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Timings:
-  """Of a whole result, in seconds, taken where the model runs.
+  """Durations of a whole result in seconds, measured where the model runs.
 
   Attributes:
-    queued: from the arrival of the input to its submission.
-    first: from there to the first token; None if there was none.
-    total: from there to the last.
+    queued: from the arrival of the input to its submission to the engine.
+    first: from the submission to the first token; None without a token.
+    total: from the submission to the last token.
   """
   queued: float = 0.0
   first: float | None = None
@@ -56,22 +56,22 @@ class Chunk(Generic[ExampleT]):
   """A part of the result for one input.
 
   The chunks of an input have the same request id and the indices 0, 1, 2, ...
-  Exactly one of them is the last. Its text may be empty.
+  Exactly one of them is the last; its text may be empty.
 
   Attributes:
-    request_id: what ``IterativeOptions.request_id_fn`` says of the input, else
-      a random one.
-    index: from 0, without a gap.
-    text: what was added to the text since the chunk before; whole characters.
-    token_ids: the tokens added, where the engine tells them. Their text may
-      come with the next chunk, if they end amid a character.
-    values: what was added by a model that makes tensors; any shape.
-    finish_reason: on the last chunk one of FINISH_REASONS, else None.
-    error: with the finish reason 'error', ``'kind: message'``.
-    usage, timings, model_id, example: on the last chunk.
-    dead_lettered: whether the input has failed after other chunks of it, and
-      with_exception_handling has it among the failed inferences. Folds make no
-      result of it.
+    request_id: the result of ``IterativeOptions.request_id_fn`` for the input,
+      or a random str.
+    index: the position among the chunks of the input, from 0, without a gap.
+    text: what this chunk adds to the text, in whole characters.
+    token_ids: the tokens that this chunk adds; empty if the engine does not
+      report them. If they end within a character, the next chunk has its text.
+    values: what this chunk adds if the model makes arrays; of any shape.
+    finish_reason: on the last chunk one of FINISH_REASONS, otherwise None.
+    error: ``'kind: message'`` with the finish reason 'error', otherwise None.
+    usage, timings, model_id, example: set on the last chunk only.
+    dead_lettered: whether with_exception_handling put the input among the
+      failed inferences after other chunks of it were emitted. Folds make no
+      result of such an input.
   """
   request_id: str
   index: int

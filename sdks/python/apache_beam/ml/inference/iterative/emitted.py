@@ -27,12 +27,12 @@ from apache_beam.ml.inference.iterative.session import Transcript
 
 @dataclasses.dataclass(frozen=True)
 class Emitted:
-  """The chunks [0, chunks) of an input, which a sink has kept.
+  """The first chunks of an input, which an earlier job has emitted.
 
   Attributes:
     transcript: their text and tokens.
-    chunks: how many.
-    is_finished: whether the last is among them: nothing is left to be done.
+    chunks: the number of these chunks, which have the indices 0 to chunks - 1.
+    is_finished: whether the last chunk of the input is among them.
   """
   transcript: Transcript = Transcript()
   chunks: int = 0
@@ -40,14 +40,14 @@ class Emitted:
 
   @classmethod
   def of(cls, chunks: Iterable[Chunk]) -> 'Emitted':
-    """Of the chunks that were kept, in any order and maybe more than once.
+    """Reads the chunks that a sink has kept, in any order, with repetitions.
 
-    What comes after a gap is left out, and generated again. The sink has to
-    drop it before that, since a new job cuts the text elsewhere, and folds take
-    only the first ``chunks`` of a text.
+    Chunks after a gap are left out, and their text is generated again. Drop
+    them from the sink, as the new job cuts the text into other chunks, and give
+    only the first ``chunks`` of a text to folds.
 
     Raises:
-      ValueError: if a chunk is there twice with other contents.
+      ValueError: if two chunks with the same index differ.
     """
     by_index = {}
     for chunk in chunks:

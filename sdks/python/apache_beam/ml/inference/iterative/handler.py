@@ -35,7 +35,7 @@ from apache_beam.ml.inference.iterative.session import Session
 
 
 class SupportsSessions(abc.ABC):
-  """What a ModelHandler adds for ``RunInference(handler, iterative=...)``."""
+  """The methods that ``RunInference(handler, iterative=...)`` calls."""
   @abc.abstractmethod
   def open_session(self) -> Session:
     """Loads the model, or connects to its server.
@@ -44,7 +44,7 @@ class SupportsSessions(abc.ABC):
     """
 
   def prompt_of(self, example: Any) -> Any:
-    """What the session takes for an example.
+    """Returns the prompt that is submitted to the session for an example.
 
     Raises:
       ValueError: if the example cannot be taken; the message says why.
@@ -52,7 +52,7 @@ class SupportsSessions(abc.ABC):
     return example
 
   def token_limit(self, inference_args: Mapping[str, Any]) -> int | None:
-    """The most tokens that are made for an input, if that is known."""
+    """The maximum number of tokens that an input gets; None: unknown."""
     for name in ('max_new_tokens', 'max_completion_tokens', 'max_tokens'):
       limit = inference_args.get(name)
       if isinstance(limit, int) and limit > 0:
@@ -60,10 +60,10 @@ class SupportsSessions(abc.ABC):
     return None
 
   def check_session_args(self, inference_args: Mapping[str, Any]) -> None:
-    """Refuses what sessions do not take, when the pipeline is built.
+    """Checks the inference_args of a session when the pipeline is built.
 
-    For what validate_inference_args lets pass, because the handler's results
-    without sessions can have it.
+    For arguments that validate_inference_args accepts because the handler
+    supports them without a session.
 
     Raises:
       TypeError: if an argument has the wrong type.
@@ -71,18 +71,18 @@ class SupportsSessions(abc.ABC):
     """
 
   def session_model_id(self) -> str | None:
-    """What the last chunk names as its model."""
+    """The model_id of chunks."""
     return None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Generation:
-  """The whole result for an input, as PredictionResult.inference.
+  """The whole result for an input, as the inference of a PredictionResult.
 
   Attributes:
-    text, token_ids, values: all that was generated.
+    text, token_ids, values: as in a Chunk, from the start to the end.
     finish_reason: one of ``chunk.FINISH_REASONS``.
-    prompt_tokens, completion_tokens: where the engine tells them.
+    prompt_tokens, completion_tokens: None if the engine does not report them.
   """
   text: str = ''
   token_ids: tuple[int, ...] = ()
@@ -94,10 +94,14 @@ class Generation:
 
 class SessionModelHandler(ModelHandler[Any, PredictionResult, Session],
                           SupportsSessions):
-  """A ModelHandler whose model is a session; also runs batches to the end.
+  """A ModelHandler whose model is a session.
+
+  Without ``iterative=`` RunInference generates each batch to its end, and
+  results are PredictionResults with a ``Generation``. Subclasses define
+  ``open_session``.
 
   Args:
-    kwargs: those of ModelHandler.
+    kwargs: those of ``ModelHandler``.
 
   Raises:
     ValueError: if the model is to be shared by several processes.

@@ -152,8 +152,7 @@ class InBundleDoFn(beam.DoFn):
         before.chunks)
     if error is not None:
       chunk = stream.fail(error)
-      self._metrics.count('chunks')
-      self._metrics.last(chunk)
+      self._metrics.emitted(chunk)
       yield from emit(chunk)
       return
     self._names |= names
@@ -214,8 +213,7 @@ class InBundleDoFn(beam.DoFn):
       if error is None:
         return None
       chunk = stream.fail(error)
-      self._metrics.count('chunks')
-      self._metrics.last(chunk)
+      self._metrics.emitted(chunk)
       return chunk
     if request.retry_at is not None:
       self._metrics.count('retries')

@@ -161,6 +161,28 @@ class EagerSession(LosingSession):
     return super().poll(*args, **kwargs)
 
 
+class DeadSession(BufferedSession):
+  """Its engine is lost before each poll; time passes while somebody waits."""
+  resumes = 'exact'
+  now = 0.0
+
+  def __init__(self, name):
+    super().__init__()
+    self._name = name
+
+  def _start(self, request, resume_from):
+    submitted[self._name].append((self.now, request.prompt))
+
+  def _stop(self, request_id):
+    pass
+
+  def poll(self, request_id, timeout=0.0, ready=None):
+    return Delta(finish_reason='error', error='engine: gone', is_lost=True)
+
+  def wait(self, timeout):
+    DeadSession.now += 0.25
+
+
 class LosingHandler(SessionModelHandler):
   def __init__(self, name, resumes='exact'):
     super().__init__()
@@ -382,6 +404,24 @@ class InBundleTest(InBundleTestCase):
           LosingHandler(self.name, resumes='none'),
           iterative=IterativeOptions(chunk_tokens=1))
       assert_that(summaries(chunks), equal_to([('abcdef', 'abc', 'error')]))
+
+  def test_an_engine_that_is_lost_again_and_again_is_given_up(self):
+    class DeadHandler(SessionModelHandler):
+      def open_session(handler):
+        return DeadSession(self.name)
+
+    DeadSession.now = 0.0
+    do_fn = self.do_fn(DeadHandler(), clock=lambda: DeadSession.now)
+    do_fn.start_bundle()
+    outputs = list(do_fn.process('abc', in_the_global_window()))
+    outputs += do_fn.finish_bundle()
+    chunk, = [output.value for output in outputs]
+    self.assertEqual((chunk.finish_reason, chunk.error),
+                     ('error', 'engine: gone'))
+    # At once, and after 0.25, 0.5, ..., 8, 10 and 10 seconds.
+    self.assertEqual([secs for secs, _ in submitted[self.name]],
+                     [0, 0.25, 0.75, 1.75, 3.75, 7.75, 15.75, 25.75, 35.75])
+    do_fn.teardown()
 
   def test_a_bundle_that_is_tried_again_starts_anew(self):
     # Two that have one session, as workers of a process do.

@@ -68,7 +68,7 @@ class IterativeMetrics:
       stream: which has taken delta and made chunk of it.
       made_before: when the newest token of the chunk before was made.
     """
-    self.count('chunks')
+    self.emitted(chunk)
     self.count('tokens', delta.tokens)
     self.count('retries', delta.retries)
     if delta.tokens > 0 and made_before is None:
@@ -78,15 +78,16 @@ class IterativeMetrics:
       between = delta.made - made_before
       self._msec('inter_chunk_msec', between)
       self._msec('inter_token_msec', between / delta.tokens)
-    if chunk.is_last:
-      self.last(chunk)
 
   def checkpoints(self, n: int) -> None:
     """A durable input ended after so many."""
     self._update('checkpoints_per_input', n)
 
-  def last(self, chunk: Chunk) -> None:
-    """Counts how an input ended."""
+  def emitted(self, chunk: Chunk) -> None:
+    """Counts a chunk, and how its input ended if it is the last."""
+    self.count('chunks')
+    if not chunk.is_last:
+      return
     self.count('num_inferences')
     if chunk.finish_reason == 'cancelled':
       self.count('cancelled')

@@ -30,12 +30,12 @@ CHUNK_SECS = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-  """What ``IterativeOptions.stop_when`` judges.
+  """The result of an input up to now, for ``IterativeOptions.stop_when``.
 
   Attributes:
-    text: all of the text so far.
-    token_ids: its tokens, where the engine tells them.
-    tokens: how many.
+    text: the text from its start.
+    token_ids: its tokens; empty if the engine does not report them.
+    tokens: the number of tokens.
     example: the input.
   """
   text: str
@@ -45,7 +45,7 @@ class Progress:
 
 
 def checked_options(options: 'IterativeOptions | None'):
-  """What RunInference was given as its options.
+  """Returns the options of RunInference.
 
   Raises:
     TypeError: if they are something else.
@@ -62,46 +62,49 @@ class IterativeOptions:
   """Options of iterative inference. Needs --experiments=iterative_inference.
 
   Args:
-    mode: ``'in_bundle'``, chunks reach fused steps as they are made and
-      steps after a shuffle when the bundle ends, or ``'durable'``, each chunk
-      is committed on its own and seen after shuffles at once. Then a
-      worker or an engine that is lost costs no token and duplicates none: the
-      text resumes from what was committed, by token ids or by text where the
-      engine can. Sampling resumes too, with a seed of its own if there is a ``seed``
-      among the inference args, else with fresh random numbers.
-    request_id_fn: gives each input a str that no other input has, and the same
-      one when it is tried again. Without it ids are random: in the mode
-      'in_bundle' anew for each attempt.
-    emitted_fn: gives what an earlier job has emitted for an input, an
-      ``emitted.Emitted``, or None: its text goes on there. Needs request_id_fn,
-      with the ids of that job, and an engine that can go on from a transcript.
-      Transforms that fold chunks need those of that job too.
-    chunk_tokens: the first chunk of a result comes with its first token, later
-      ones hold so many tokens,
-    chunk_secs: or what was made in so many seconds, if that is less. None: 1 s
-      in the mode 'in_bundle', and durable no time, since each chunk is a
-      checkpoint: a text takes at most tokens / chunk_tokens + 2, one more for each
-      5 s without a chunk if the engine is slow, and some more if it is silent
-      for long. After a checkpoint without a chunk the next one is up to twice
-      as long, or what is made in 1 s.
-    max_in_flight: how many inputs a worker generates for at the same time,
-      at most; more wait.
-    session_idle_secs: how long a worker keeps the model when it has nothing
-      to do. Runners tear steps down that were idle for a minute, and a model may
-      take longer to load. 0: the model is closed then, as it is where it had no
-      request, and at the end of a batch pipeline on a direct runner.
-    request_timeout_secs: an input that takes longer, from its submission, ends
+    mode: when steps see a chunk, and what survives a failure. ``'in_bundle'``:
+      fused steps see a chunk when it is made, steps after a shuffle when the
+      bundle ends; a bundle that fails starts its texts again. ``'durable'``:
+      each chunk is committed by itself and steps after a shuffle see it at
+      once; when a worker or an engine is lost, no token is lost or duplicated,
+      as the text resumes from what was committed, by token ids or by text if
+      the engine can. Sampling resumes with a seed derived from the ``seed`` of
+      the inference args, or without one with fresh random numbers.
+    request_id_fn: returns a str that is unique to the input and the same when
+      the input is retried. None: ids are random, and in the mode 'in_bundle'
+      they change with each attempt.
+    emitted_fn: returns the ``Emitted`` of an input, which is what an earlier
+      job has emitted for it, or None. The text resumes there. Needs the
+      request_id_fn of that job and an engine that can resume. Transforms that
+      fold chunks need the chunks of that job too.
+    chunk_tokens: the number of tokens of a chunk. The first chunk has one.
+    chunk_secs: a chunk is emitted earlier if it took this many seconds. None:
+      1 s in the mode 'in_bundle', no limit in 'durable', where each chunk is a
+      checkpoint. A durable text takes at most tokens / chunk_tokens + 2
+      checkpoints, one more for each 5 s without a chunk if the engine is slow,
+      and a few more if it is silent for long. After a checkpoint without a
+      chunk the next chunk is larger, at most doubled, or has what is made in
+      1 s.
+    max_in_flight: the maximum number of inputs that a worker generates for at
+      the same time. Others are queued.
+    request_timeout_secs: an input that takes longer than this, counted from its
+      submission, ends with the finish reason 'error'. None: no limit.
+    session_idle_secs: how long an idle worker keeps the model loaded. (Runners
+      tear down steps that were idle for a minute, and a model may take longer
+      to load.) 0: the model is closed when its steps are torn down. So it is in
+      any case if it had no request, and at the end of a batch pipeline on a
+      direct runner.
+    stall_timeout_secs: an input for which nothing is made for this long ends
       with the finish reason 'error'. None: no limit.
-    stall_timeout_secs: likewise if so long nothing was made for it.
-    stop_when: a function of a Progress, evaluated where the model runs, with
-      each chunk. If it is true the engine's work for that input is stopped, and
-      the chunk is the last, with the finish reason 'cancelled'.
-    on_drain: what becomes of the texts when a durable pipeline is drained:
-      ``'finish'``, or ``'truncate'``, each ends at once with the finish reason
-      'cancelled'.
-    max_restriction_bytes: of the text and the token ids that are kept of a
-      durable result, compressed, which a runner stores anew for each chunk. A
-      longer result ends with the finish reason 'length'.
+    stop_when: a function of a ``Progress``, called where the model runs, with
+      each chunk. When it returns True, the engine stops working for that input
+      and the chunk is its last, with the finish reason 'cancelled'.
+    on_drain: what happens to unfinished texts when a durable pipeline is
+      drained. ``'finish'``: they are generated to their end. ``'truncate'``:
+      they end at once, with the finish reason 'cancelled'.
+    max_restriction_bytes: the maximum size of a durable result's text and token
+      ids, compressed, which the runner stores with each chunk. A longer result
+      ends with the finish reason 'length'.
 
   Raises:
     TypeError: if a value has the wrong type.

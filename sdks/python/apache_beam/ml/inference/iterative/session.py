@@ -30,15 +30,15 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """One input, as a session takes it.
+  """One input, as it is submitted to a session.
 
   Attributes:
     request_id: unique among the requests of a session.
-    prompt: what the session's handler makes of an example (``prompt_of``).
-    args: RunInference's inference_args.
-    seed: for sampling, where the engine takes one per request.
-    length: of the example, where an engine that pads is to form batches by
-      length; None: in the order of arrival.
+    prompt: the result of the handler's ``prompt_of`` for the example.
+    args: the inference_args of RunInference.
+    seed: of the sampling, for engines with a seed for each request.
+    length: of the example, by which an engine that pads forms its batches;
+      None: it forms them in the order of arrival.
   """
   request_id: str
   prompt: Any
@@ -49,12 +49,12 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Transcript:
-  """What has been emitted for a request, to go on from.
+  """What has been emitted for a request, from which it can be resumed.
 
   Attributes:
-    text: all of it.
-    token_ids: all of them; empty where the engine does not tell them.
-    tokens: how many, also where token_ids are not known.
+    text: the text from its start.
+    token_ids: all of its tokens; empty if the engine does not report them.
+    tokens: the number of tokens, known without token_ids too.
   """
   text: str = ''
   token_ids: tuple[int, ...] = ()
@@ -63,20 +63,20 @@ class Transcript:
 
 @dataclasses.dataclass(frozen=True)
 class Delta:
-  """What a session made for a request since it was last asked.
+  """What a session made for a request since the last poll.
 
-  Times are of ``time.monotonic``, in seconds, taken where tokens are made.
+  Times are those of ``time.monotonic``, in seconds, where the tokens are made.
 
   Attributes:
-    text, token_ids, values: as in a Chunk. Text is whole characters.
-    tokens: how many; for values, how many steps.
-    finish_reason, error: as in a Chunk; nothing follows.
-    prompt_tokens: where known, on the last.
-    started: when the oldest of it was made.
-    made: when the newest of it was made.
-    retries: calls that were made again.
-    is_lost: with an error, that of an engine or a connection which is gone: the
-      request can be submitted again from its transcript.
+    text, token_ids, values: as in a Chunk.
+    tokens: the number of tokens, or of steps that made the values.
+    finish_reason, error: as in a Chunk; set on the last delta of a request.
+    prompt_tokens: on the last delta; None if the engine does not report it.
+    started: when the oldest token was made.
+    made: when the newest token was made.
+    retries: the number of calls that were repeated.
+    is_lost: whether the error means that the engine or the connection is gone,
+      so that the request can be submitted again from its transcript.
   """
   text: str = ''
   token_ids: tuple[int, ...] = ()
@@ -92,7 +92,7 @@ class Delta:
 
   @property
   def is_empty(self) -> bool:
-    """Whether nothing was made: it says that the engine is at work."""
+    """Whether nothing was made; such a delta shows that the engine works."""
     return not self.tokens and not self.text and self.values is None
 
   def __add__(self, later: 'Delta') -> 'Delta':
@@ -100,7 +100,7 @@ class Delta:
 
   @staticmethod
   def join(deltas: Sequence['Delta']) -> 'Delta':
-    """One delta of several in order, in time linear in what they hold."""
+    """Joins deltas in their order, in time linear in their size."""
     if len(deltas) == 1:
       return deltas[0]
     values = [
@@ -126,7 +126,7 @@ class Delta:
 
 
 class DuplicateRequest(ValueError):
-  """A request whose id is in flight already."""
+  """Another request with this id is in flight."""
 
 
 class Session(abc.ABC):
@@ -136,8 +136,8 @@ class Session(abc.ABC):
   a timeout.
   """
 
-  # What `submit` makes of a transcript: 'exact' (goes on from its token ids),
-  # 'text' (from its text, tokenised anew) or 'none' (cannot).
+  # How `submit` resumes from a transcript: 'exact' (from its token ids), 'text'
+  # (from its text, tokenized again) or 'none' (it cannot).
   resumes: str = 'none'
 
   @abc.abstractmethod
@@ -145,19 +145,20 @@ class Session(abc.ABC):
       self, request: Request, resume_from: Transcript | None = None) -> None:
     """Starts to generate.
 
-    What the model cannot do ends in a delta with an error, not in an exception.
+    A request that the model cannot serve ends with a delta that has an error;
+    no exception is raised.
 
     Raises:
       DuplicateRequest: if a request with this id is in flight.
     """
 
   def submit_batch(self, requests: Sequence[Request], fixed: bool) -> None:
-    """Starts to generate for inputs that were batched.
+    """Starts to generate for a batch of inputs.
 
     Args:
-      requests: new ones.
-      fixed: whether the batch was chosen by the lengths of its inputs, so that
-        an engine that pads runs it as it is.
+      requests: of the batch, none of them submitted before.
+      fixed: whether the batch was formed by length, so that an engine that pads
+        should run it as it is.
     """
     for request in requests:
       self.submit(request)
@@ -168,18 +169,18 @@ class Session(abc.ABC):
       request_id: str,
       timeout: float = 0.0,
       ready: Callable[[Delta], bool] | None = None) -> Delta | None:
-    """Takes what was made since the last poll, in one piece.
+    """Returns what was made since the last poll, as one delta.
 
     Args:
       request_id: of a request that was submitted.
-      timeout: how long to wait for it, in seconds.
-      ready: whether to take it yet, by the times and the number of its tokens;
-        it may be asked without the text, the token ids and the values. What is
-        not taken is added to.
+      timeout: how long to wait for something, in seconds.
+      ready: decides by the times and the number of tokens of a delta whether to
+        return it now or let it grow. It may be called with a delta that has no
+        text, token ids and values.
 
     Returns:
-      None if there is nothing, or it is not ready. After a finish reason the
-      request is forgotten.
+      None if nothing was made or it is not ready. A delta with a finish reason
+      is the last; the session then forgets the request.
 
     Raises:
       KeyError: if no such request is in flight.
@@ -187,13 +188,13 @@ class Session(abc.ABC):
 
   @abc.abstractmethod
   def knows(self, request_id: str) -> bool:
-    """Whether the request is in flight, or its last delta not taken yet."""
+    """Whether the request is in flight, or its last delta is not polled yet."""
 
   def last_failure(self, request_id: str) -> str | None:
-    """Why the last attempt of a request failed that the session repeats.
+    """Why the last attempt failed of a request that the session retries.
 
-    An error as in a Chunk; None if it did not fail since its last token, or if
-    it is not known.
+    An error as in a Chunk; None if no attempt failed since the last token, or
+    the reason is unknown.
     """
     return None
 
@@ -203,12 +204,12 @@ class Session(abc.ABC):
     wait.
 
     Returns:
-      False if nothing was, in so many seconds.
+      False if nothing was made within the timeout, which is in seconds.
     """
 
   @abc.abstractmethod
   def cancel(self, request_id: str) -> None:
-    """Stops the engine's work for the request and forgets it, if there is any.
+    """Stops the engine's work for the request, if it is known, and forgets it.
     """
 
   @property
@@ -218,4 +219,4 @@ class Session(abc.ABC):
 
   @abc.abstractmethod
   def close(self) -> None:
-    """Ends the session. Requests in flight end with an error that is lost."""
+    """Ends the session. Requests in flight end with an error and is_lost."""

@@ -30,57 +30,57 @@ from typing import Literal
 class PaddingOptions:
   """How a model handler pads tensors along their first dimension.
 
-  With --experiments=smart_bucketing tensors of similar length are batched
-  together, without a batch_length_fn: the handler knows the length it pads.
+  ::
 
-  A result does not depend on the other examples of its batch if the model
-  ignores padded positions, which most models do only by means of a mask. That
-  is verified in each worker, by a model call for one example alone.
+    PytorchModelHandlerKeyedTensor(..., padding=PaddingOptions())
+
+  The handler then knows the length of each example, so with
+  --experiments=smart_bucketing it batches by length without a batch_length_fn.
+
+  Padding leaves the results as they are if the model ignores padded positions,
+  which most models do only with a mask. Each worker verifies this by running
+  one example alone.
 
   Args:
-    pad_value: the number put into padded positions. Keyed handlers also take a
-      mapping from key to number, in which a missing key means 0, and need one
-      if several keys are padded and not all with 0. 'auto' is the pad_token_id
-      of a Hugging Face model for its token ids, and 0 elsewhere.
-    side: 'right' to pad after the data, 'left' to pad before it, as decoders
-      need for generation; where they would pad on the right, `generate` is an
-      error, unless `verify` is False. Left padding shifts absolute positions: a
-      model which has them, such as GPT-2, needs position_ids among the keys of
-      each example. Rotary and relative positions need nothing.
-    mask: the name of the mask argument of the model, None if it takes none.
-      'auto' is 'attention_mask' for a Hugging Face model or an ONNX model that
-      takes it, unless the handler has an inference_fn of the user's, and none
-      elsewhere. The mask is an int64 tensor of shape (batch, longest), 1 for
-      data and 0 for padding; for an ONNX model an array of the type that its
-      input has. It is passed with every batch, ragged or not: by the tensor
-      handlers as a keyword argument of the model call, by the keyed handlers
-      as a key of each example, to an ONNX model as an input. A mask the
-      examples carry already is kept, and padded with 0.
-    sequence_keys: for the keyed handlers, the keys to pad; the mask is padded
-      in any case. By default all keys whose tensors have a dimension. Within
-      an example they must be of one length.
-    per_token_outputs: the outputs of shape (batch, tokens, ...), which are to
-      be cut back to the length of each example. True stands for all outputs,
-      False for none, a tuple of names for these outputs of a model that
-      returns a dict. 'auto' takes an output whose second dimension equals the
-      padded length for a candidate. To tell such an output from one of
-      constant size, the shortest example is run alone, once for each output
-      of a worker's handler. Outputs of any other size pass as they are, such
-      as those of `generate`, in which the padding of the prompt remains; but
-      where the model itself is called, with 'auto' a size that the padding has
-      changed is an error, unless `verify` is False. For encoder-decoder
-      `generate`, whose output length depends on the content, pass False. With
-      'auto' every dimension that follows the length is cut, as both of
-      attention weights; otherwise the one next to the batch dimension.
-    pad_to_multiple_of: the padded length is rounded up to a multiple of this,
-      as accelerators and compilers want it: fewer shapes are compiled. With
-      --experiments=smart_bucketing lengths are rounded up likewise.
-    verify: whether results that depend on the other examples of a batch are an
-      error. The floating-point outputs of the shortest example of a batch are
-      compared with those that the model gives for it alone, in the first batch
-      with padding, in later ones with twice as much, and in each that is longer
-      than those before. Without a mask integer
-      outputs are compared too. Leave it out for models that are random.
+    pad_value: the number in padded positions. Keyed handlers also accept a
+      mapping from key to number, with 0 for keys that it lacks; they require
+      one if several keys are padded and not all with 0. 'auto': the
+      pad_token_id of a Hugging Face model for its token ids, otherwise 0.
+    side: 'right' pads after the data, 'left' before it, as decoders need for
+      `generate`, which is an error with 'right' unless `verify` is False. Left
+      padding shifts absolute positions: a model that has them, such as GPT-2,
+      needs position_ids among the keys of each example. Rotary and relative
+      positions need nothing.
+    mask: the name of the model's mask argument; None if it has none. 'auto':
+      'attention_mask' if a Hugging Face or ONNX model has it and the handler
+      has no inference_fn of the user, otherwise none. The mask is an int64
+      tensor of shape (batch, longest), 1 for data and 0 for padding; for an
+      ONNX model it has the type of that input. It is passed with every batch:
+      by tensor handlers as a keyword argument of the model call, by keyed
+      handlers as a key of each example, to an ONNX model as an input. A mask
+      that examples contain is kept, and padded with 0.
+    sequence_keys: the keys that a keyed handler pads, in addition to the mask.
+      None: all keys whose tensors have a dimension. They must have one length
+      within an example.
+    per_token_outputs: the outputs of shape (batch, tokens, ...), which are cut
+      to the length of each example. True: all outputs. False: none. A tuple:
+      the outputs of these names, for a model that returns a dict. 'auto': each
+      output whose second dimension is the padded length, unless the shortest
+      example, run alone once for each output, shows that this size is constant;
+      every dimension that follows the length is cut, such as both of attention
+      weights. With 'auto' any other size that the padding changes is an error,
+      unless `verify` is False. Outputs of `generate` keep the padding of the
+      prompt. For `generate` of an encoder-decoder, whose output length depends
+      on the content, use False.
+    pad_to_multiple_of: the padded length is rounded up to a multiple of this
+      number, which makes accelerators and compilers see fewer shapes. With
+      --experiments=smart_bucketing lengths are rounded up too.
+    verify: whether it is an error if results depend on the other examples of a
+      batch. The floating-point outputs of the shortest example are compared
+      with those that the model gives for it alone: in the first padded batch,
+      in later ones with twice the padding, and in each that is longer than all
+      before. Without a mask integer outputs are compared too. Set it to False
+      for a model with random results.
 
   Raises:
     TypeError, ValueError: if a field has a wrong type or value.

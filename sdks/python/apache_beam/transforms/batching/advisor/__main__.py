@@ -29,6 +29,7 @@ latencies are those of a model of a call, not measured.
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ from apache_beam.transforms.batching.advisor.reading import InputError
 from apache_beam.transforms.batching.advisor.reading import check_numbers
 from apache_beam.transforms.batching.advisor.reading import read
 from apache_beam.transforms.batching.policy.least_cost import Cost
+from apache_beam.utils import command_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,10 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-      prog='python -m apache_beam.transforms.batching.advisor',
-      description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command_line.make_parser(
+      'apache_beam.transforms.batching.advisor', __doc__)
   add = parser.add_argument
   add('lengths', type=Path, help='a .csv, .jsonl or .parquet file')
   add('--column', required=True, help='of the lengths')
@@ -168,4 +168,4 @@ def _token_counter(name: str, max_length: int | None) -> Callable[[str], int]:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  command_line.run(main, logging.WARNING)

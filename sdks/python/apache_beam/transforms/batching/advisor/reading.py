@@ -32,6 +32,8 @@ from pyarrow import csv
 from pyarrow import json
 from pyarrow import parquet
 
+from apache_beam.utils.command_line import UsageError
+
 _READERS: dict[str, Callable[[Path], pyarrow.Table]] = {
     '.csv': csv.read_csv,
     '.jsonl': json.read_json,
@@ -40,7 +42,7 @@ _READERS: dict[str, Callable[[Path], pyarrow.Table]] = {
 _PER_SECOND = {'s': 1, 'ms': 1000}
 
 
-class InputError(ValueError):
+class InputError(UsageError):
   """What a user can mend: the message names the file and the remedy."""
 
 

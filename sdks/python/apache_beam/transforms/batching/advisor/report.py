@@ -20,12 +20,15 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from apache_beam.transforms.batching.advisor.policies import Figures
 from apache_beam.transforms.batching.advisor.reading import InputError
+from apache_beam.transforms.batching.figures import as_markdown
+from apache_beam.transforms.batching.report import write
+from apache_beam.transforms.batching.report.charts import Point
+from apache_beam.transforms.batching.report.charts import Scatter
 
 _COLUMNS = {
     'padding_ratio': ('padding ratio', '.3f'),
@@ -33,12 +36,12 @@ _COLUMNS = {
     'batches': ('batches', ',d'),
     'mean_batch_size': ('mean size', '.1f'),
     'wait_p50': ('wait p50', '.2f'),
-    'wait_p95': ('p95', '.2f'),
-    'wait_max': ('max (s)', '.2f'),
+    'wait_p95': ('wait p95', '.2f'),
+    'wait_max': ('wait max (s)', '.2f'),
     'latency_p50': ('latency p50', '.3f'),
-    'latency_p95': ('p95 (s)', '.3f'),
+    'latency_p95': ('latency p95 (s)', '.3f'),
 }
-SUFFIXES = ('.png', '.html')
+SUFFIXES = write.SUFFIXES
 
 
 def as_json(elements: int, policies: dict[str, Figures]) -> str:
@@ -73,14 +76,6 @@ def cells(figures: Mapping[str, Any],
   ]
 
 
-def as_markdown(rows: Sequence[Sequence[str]]) -> str:
-  """A table of rows of cells, the first of them its head."""
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  lines = [_line(row, widths) for row in rows]
-  lines.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
-  return '\n'.join(lines)
-
-
 def saved(policies: dict[str, Figures]) -> str:
   """In words, what batching by length saves against each of the others."""
   cheapest = 'smart_cost' if 'smart_cost' in policies else 'smart'
@@ -103,71 +98,45 @@ def plot(path: Path, policies: dict[str, Figures], title: str) -> None:
   """Draws mean cost against the median latency.
 
   Args:
-    path: ends in .png or .html; the latter holds the drawing as SVG.
+    path: ends in .html, a page with the figures of each policy and a picture
+      beside it where matplotlib is installed, or in .png, that picture alone.
     policies: by name; those without a latency are lines.
     title: says what was compared.
 
   Raises:
-    InputError: without matplotlib.
+    InputError: if the folder is missing, or for .png without matplotlib.
   """
   try:
-    from matplotlib.figure import Figure
-  except ImportError as e:
-    raise InputError(
-        '--plot needs matplotlib. Install it (pip install matplotlib).') from e
-  figure = Figure(figsize=(8, 5), layout='constrained')
-  axes = figure.add_subplot()
-  for name, figures in policies.items():
-    if name == 'offline_bound':
-      axes.axhline(figures.cost_ratio, ls='--', c='grey')
-      axes.annotate(
-          name, (1, figures.cost_ratio),
-          xycoords=('axes fraction', 'data'),
-          xytext=(-6, -12),
-          textcoords='offset points',
-          ha='right',
-          color='grey')
-      continue
-    ours = name.startswith('smart')
-    (point, ) = axes.plot(
-        figures.latency_p50, figures.cost_ratio, 'os'[ours], markersize=9)
-    # To either side, since the best boundaries may be close to ours.
-    axes.annotate(
-        name, (figures.latency_p50, figures.cost_ratio),
-        xytext=(-8, 8) if ours else (8, 8),
-        textcoords='offset points',
-        ha='right' if ours else 'left',
-        color=point.get_color(),
-        weight='bold' if ours else 'normal')
-  if all(f.latency_p50 != 0 for f in policies.values()):
-    axes.set_xscale('log')
-  # Room for the labels.
-  axes.margins(x=0.2, y=0.1)
-  axes.set_xlabel('median latency (s), of the model of a call')
-  axes.set_ylabel('cost ratio (cost in tokens / real tokens)')
-  axes.set_title(title, fontsize='medium')
-  axes.grid(alpha=0.3)
-  if path.suffix == '.png':
-    figure.savefig(path, dpi=150)
-    return
-  svg = path.with_suffix('.svg')
-  figure.savefig(svg)
-  drawing = svg.read_text(encoding='utf-8')
-  svg.unlink()
-  path.write_text(
-      '<!doctype html><meta charset="utf-8"><title>Batching advisor</title>'
-      f'<pre>{as_table(policies)}</pre>{drawing[drawing.index("<svg"):]}',
-      encoding='utf-8')
+    write.check_path(path, '--plot')
+  except (ImportError, ValueError) as e:
+    raise InputError(str(e)) from e
+  texts = {
+      name: dict(
+          zip((title for title, _ in _COLUMNS.values()),
+              cells(dataclasses.asdict(figures), _COLUMNS)))
+      for name, figures in policies.items()
+  }
+  points = [
+      Point(
+          name,
+          figures.latency_p50,
+          figures.cost_ratio,
+          ', '.join(
+              f'{what} {text}' for what, text in texts[name].items()
+              if text != '-'),
+          is_reference=not name.startswith('smart'))
+      for name, figures in policies.items()
+  ]
+  chart = Scatter(
+      'Cost against latency',
+      'median latency (s), of the model of a call',
+      'cost ratio (cost in tokens / real tokens)',
+      points,
+      'Lower costs less, further left is faster. Paler: without the flag.')
+  write.write(path, 'Batching advisor', title, [chart], texts)
 
 
 def _saved(part, name):
   if part < 0:
     return f'adds {-part:.0%} to the cost of {name}'
   return f'saves {part:.0%} of the cost of {name}'
-
-
-def _line(cells, widths):
-  first, *rest = (
-      cell.ljust(width) if i == 0 else cell.rjust(width)
-      for i, (cell, width) in enumerate(zip(cells, widths)))
-  return '| ' + ' | '.join([first, *rest]) + ' |'

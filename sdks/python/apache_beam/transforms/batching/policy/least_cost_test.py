@@ -119,7 +119,7 @@ class CostTest(unittest.TestCase):
   def test_bad_values_are_named(self):
     for name in ('fixed', 'per_token', 'per_token_squared',
                  'per_batch_squared'):
-      for bad in (-1, math.nan, math.inf):
+      for bad in (-1, math.nan, float('inf')):
         with self.subTest(name=name, bad=bad):
           with self.assertRaisesRegex(ValueError, rf'Cost\({name}='):
             Cost(**{'fixed': 1, 'per_token': 1, name: bad})
@@ -175,6 +175,13 @@ class LeastCostCutTest(unittest.TestCase):
     cost = Cost(10**9, 1)
     ends = least_cost_cut(lengths, cost, *limits)
     self.assertEqual(len(_greedy_cut(cost, lengths, *limits)), len(ends))
+
+  def test_batches_are_as_large_as_a_limit_of_their_cost_allows(self):
+    # Five elements cost 5 * 1 and 5**2 * 1 beside the fixed cost.
+    for limit, ends in ((30, [5, 10]), (29.9, [3, 6, 10]), (1, [*range(1, 11)])):
+      self.assertEqual(
+          ends,
+          least_cost_cut(10 * [1], Cost(100, 1, 0, 1), max_variable_cost=limit))
 
   def test_element_over_a_limit_goes_alone(self):
     self.assertEqual([2, 3], least_cost_cut([1, 1, 9], Cost(99, 1), (), 4))

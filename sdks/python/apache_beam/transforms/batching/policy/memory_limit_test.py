@@ -29,14 +29,25 @@ from apache_beam.transforms.batching.policy.memory_limit import reported
 class MemoryLimitTest(unittest.TestCase):
   def test_halves_what_failed_and_recovers(self):
     limit = MemoryLimit()
+    # The second time as the first.
+    for _ in range(2):
+      limit.learn(1000, failed=True)
+      for expected in (500, 1000, 2000):
+        for _ in range(64):
+          self.assertEqual(limit.limit, expected)
+          limit.learn(500, failed=False)
+      self.assertIsNone(limit.limit)
+
+  def test_batches_that_fit_before_a_failure_do_not_count(self):
+    limit = MemoryLimit()
     limit.learn(1000, failed=True)
-    self.assertEqual(limit.limit, 500)
+    for _ in range(63):
+      limit.learn(500, failed=False)
+    limit.learn(500, failed=True)
     for _ in range(64):
-      limit.learn(500, failed=False)
-    self.assertEqual(limit.limit, 1000)
-    for _ in range(2 * 64):
-      limit.learn(500, failed=False)
-    self.assertIsNone(limit.limit)
+      self.assertEqual(limit.limit, 250)
+      limit.learn(250, failed=False)
+    self.assertEqual(limit.limit, 500)
 
   @given(st.lists(st.tuples(st.integers(1, 9000), st.booleans()), max_size=300))
   def test_is_positive_and_below_what_failed(self, batches):

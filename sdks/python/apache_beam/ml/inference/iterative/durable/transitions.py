@@ -149,8 +149,7 @@ class Transitions:
       self._metrics.chunk(
           request.stream, transition.delta, chunk, transition.made_before)
     elif chunk is not None:
-      self._metrics.count('chunks')
-      self._metrics.last(chunk)
+      self._metrics.emitted(chunk)
 
   def defer(
       self,

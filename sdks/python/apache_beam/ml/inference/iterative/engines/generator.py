@@ -47,7 +47,7 @@ Generate = Callable[[Sequence[Any], Any, Mapping[str, Any]],
 class GeneratorModelHandler(SessionModelHandler):
   """Iterative inference with a generator function.
 
-  For example, one that has a model write a word for each prompt at a time::
+  For example, a model that adds one word to each prompt at a time::
 
     def words(batch, model, args):
       for step in range(args['steps']):
@@ -58,17 +58,17 @@ class GeneratorModelHandler(SessionModelHandler):
 
   Args:
     load: loads the model, once in each worker process.
-    generate: takes examples, the model and the inference args, and yields pairs
-      of a position in the batch and what was made for it: a str or an array,
-      which count as a token each, or a ``session.Delta``. An example is done
-      when a Delta with a finish reason came for it, or the generator ends. What
-      it raises is the error of the examples that are not done.
-    model_id: what the last chunk names as its model.
-    pads: whether an example takes longer in a batch with longer ones; then
+    generate: takes the examples of a batch, the model and the inference args.
+      Yields pairs of a position in the batch and what was made for it: a str or
+      an array, each of which counts as a token, or a ``Delta``. An example ends
+      with a Delta that has a finish reason, or with the generator. An exception
+      is the error of all examples that have not ended.
+    model_id: the model_id of chunks.
+    pads: whether an example takes longer in a batch with longer ones. Then
       batches are formed by length, with --experiments=smart_bucketing.
-    kwargs: those of ``ModelHandler``, as max_batch_size and batch_length_fn.
-      No batch is larger than its limits. One that is smaller than
-      min_batch_size waits 0.1 s for one more example.
+    kwargs: those of ``ModelHandler``, such as max_batch_size and
+      batch_length_fn. A batch that is smaller than min_batch_size waits 0.1 s
+      for one more example.
   """
   def __init__(
       self,

@@ -19,6 +19,7 @@
 
 from apache_beam.ml.inference.iterative.folds.incomplete import Incomplete
 from apache_beam.ml.inference.iterative.folds.rows import AsRows
+from apache_beam.ml.inference.iterative.folds.rows import bigquery_schema
 from apache_beam.ml.inference.iterative.folds.texts import PartialText
 from apache_beam.ml.inference.iterative.folds.texts import Sentence
 from apache_beam.ml.inference.iterative.folds.transforms import FinalsOnly
@@ -34,5 +35,6 @@ __all__ = [
     'PartialText',
     'Sentence',
     'Sentences',
-    'TextSoFar'
+    'TextSoFar',
+    'bigquery_schema'
 ]

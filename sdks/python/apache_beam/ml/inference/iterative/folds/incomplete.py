@@ -15,7 +15,7 @@
 # limitations under the License.
 #
 
-"""A request of which chunks are still to come, and when to give it up."""
+"""A request that lacks chunks, and when to give it up."""
 
 import dataclasses
 
@@ -24,16 +24,16 @@ from apache_beam.ml.inference.iterative.ordering import Arrivals
 
 
 class Incomplete:
-  """Which chunks of a request arrived, and when the newest of them did.
+  """The chunks of a request that have arrived, and when the newest did.
 
   Args:
-    state: as ``state`` was before; None if nothing arrived yet.
+    state: an earlier value of ``state``; None if no chunk has arrived.
 
   Attributes:
     arrivals: of its chunks.
-    newest_msec: when the newest arrived, of ``time.time`` in milliseconds.
-    timer_msec: when the timer of real time fires that is set; 0: none is.
-    stamp_micros: an event time that is not late as long as nothing was emitted.
+    newest_msec: when the newest arrived, by ``time.time`` in milliseconds.
+    timer_msec: when the processing-time timer fires; 0 if none is set.
+    stamp_micros: an event time that is not late while nothing was emitted.
   """
   def __init__(self, state: tuple[int, ...] | None = None):
     (self.newest_msec, self.timer_msec, self.stamp_micros,

@@ -29,12 +29,23 @@ from apache_beam import pvalue
 from apache_beam.ml.inference.iterative.chunk import Chunk
 from apache_beam.ml.inference.iterative.chunk import Usage
 from apache_beam.ml.inference.iterative.folds import do_fns as fold_fns
+from apache_beam.portability.api import schema_pb2
 from apache_beam.transforms.core import Map
 from apache_beam.transforms.ptransform import PTransform
 from apache_beam.typehints import row_type
+from apache_beam.typehints import schemas
 
 # What a column of each of these types holds is what the chunk has.
 _PLAIN = (str, bytes, bool, int, float)
+_BIGQUERY_TYPES = {
+    schema_pb2.STRING: 'STRING',
+    schema_pb2.BYTES: 'BYTES',
+    schema_pb2.BOOLEAN: 'BOOLEAN',
+    schema_pb2.INT32: 'INTEGER',
+    schema_pb2.INT64: 'INTEGER',
+    schema_pb2.FLOAT: 'FLOAT',
+    schema_pb2.DOUBLE: 'FLOAT',
+}
 # Of the larger ones a float has not each.
 _MOST_EXACT_INT = 2**53
 
@@ -83,28 +94,27 @@ _TYPES: Mapping[str, Any] = {
 
 
 class AsRows(PTransform):
-  """Makes a row of each chunk, flat and with a schema::
+  """Converts each chunk to a flat row with a schema::
 
     chunks | AsRows() | beam.io.WriteToParquet('chunks')
     chunks | AsRows() | beam.Select('request_id', 'index', 'text')
 
-  Rows have the columns
+  The columns are
 
-  - key, where chunks are pairs of a key and a chunk,
+  - key, if the input consists of pairs of a key and a chunk,
   - request_id, index, text, finish_reason, error, model_id and dead_lettered,
-    as chunks have them,
-  - token_ids; values, an array's numbers as floats, and values_shape,
+    as in a Chunk,
+  - token_ids; values, the numbers of an array as floats, and values_shape,
   - prompt_tokens, completion_tokens, queued_secs, first_token_secs and
-    total_secs, of the last chunk's usage and timings,
-  - example, of the last chunk.
+    total_secs, from the usage and timings of the last chunk,
+  - example, on the last chunk.
 
-  What a chunk does not have is null, or an empty list. Half of a surrogate pair,
-  which some engines hand out and no encoding has, becomes U+FFFD.
+  A field that a chunk does not have is null or an empty list. Half of a
+  surrogate pair, which some engines emit and no encoding has, becomes U+FFFD.
 
   Args:
-    example_fn: makes a str of an example, such as ``json.dumps``. Without it
-      examples are columns as they are, if they are str, bytes, bool, int or
-      float.
+    example_fn: converts an example to a str, such as ``json.dumps``. None:
+      examples of the types str, bytes, bool, int and float are kept.
 
   Raises:
     TypeError: if the input is known to be something else than chunks, or pairs
@@ -140,6 +150,37 @@ class AsRows(PTransform):
     return pcoll | 'Row' >> Map(
         functools.partial(_row, is_keyed, self._example_fn)).with_output_types(
             row_type.RowTypeConstraint.from_fields(list(fields.items())))
+
+
+def bigquery_schema(row: Any) -> dict[str, list[dict[str, str]]]:
+  """The schema of a table for rows, as WriteToBigQuery takes it::
+
+    rows = chunks | AsRows()
+    rows | beam.Map(lambda row: row._asdict()) | beam.io.WriteToBigQuery(
+        'project:dataset.chunks', schema=bigquery_schema(rows.element_type))
+
+  Args:
+    row: the type of the rows, such as ``rows.element_type`` or a NamedTuple.
+
+  Raises:
+    TypeError: if a column is neither a str, bytes, bool, int or float nor a list
+      of them.
+  """
+  fields = []
+  for field in schemas.typing_to_runner_api(row).row_type.schema.fields:
+    kind, mode = field.type, 'NULLABLE' if field.type.nullable else 'REQUIRED'
+    if kind.WhichOneof('type_info') == 'array_type':
+      kind, mode = kind.array_type.element_type, 'REPEATED'
+    if kind.atomic_type not in _BIGQUERY_TYPES:
+      raise TypeError(
+          f'bigquery_schema: the column {field.name} is no str, bytes, bool, int '
+          'or float, nor a list of them.')
+    fields.append({
+        'name': field.name,
+        'type': _BIGQUERY_TYPES[kind.atomic_type],
+        'mode': mode,
+    })
+  return {'fields': fields}
 
 
 def _row(is_keyed, example_fn, element):

@@ -209,6 +209,28 @@ class AsRowsTest(unittest.TestCase):
       self.assertEqual(
           field.type.nullable, _NOTHING.get(field.name, '') is None, field.name)
 
+  def test_bigquery_gets_a_schema(self):
+    with TestPipeline() as p:
+      rows = _create(p, keyed=True) | AsRows()
+      found = rows_of_chunks.bigquery_schema(rows.element_type)['fields']
+    self.assertEqual({(f['type'], f['mode']): f['name']
+                      for f in found},
+                     {
+                         ('STRING', 'REQUIRED'): 'text',
+                         ('INTEGER', 'REQUIRED'): 'index',
+                         ('BOOLEAN', 'REQUIRED'): 'dead_lettered',
+                         ('INTEGER', 'REPEATED'): 'values_shape',
+                         ('FLOAT', 'REPEATED'): 'values',
+                         ('STRING', 'NULLABLE'): 'example',
+                         ('INTEGER', 'NULLABLE'): 'completion_tokens',
+                         ('FLOAT', 'NULLABLE'): 'total_secs',
+                     })
+    self.assertEqual([f['name'] for f in found],
+                     ['key', 'request_id', 'index'] + [*_NOTHING])
+    nested = typing.NamedTuple('Nested', [('a', typing.Mapping[str, int])])
+    with self.assertRaisesRegex(TypeError, 'bigquery_schema: the column a is'):
+      rows_of_chunks.bigquery_schema(nested)
+
   @settings(deadline=None)
   @given(chunks)
   def test_the_coder_of_rows_keeps_all_of_them(self, chunk):

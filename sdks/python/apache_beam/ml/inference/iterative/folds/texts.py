@@ -37,14 +37,13 @@ _HAS_CJK_END = re.compile(f'[{_CJK_ENDS}]')
 
 @dataclasses.dataclass(frozen=True)
 class PartialText:
-  """All of a request's text up to one of its chunks.
+  """The text of a request from its start to the end of one of its chunks.
 
   Attributes:
     request_id: as in a Chunk.
     index: that of the chunk.
-    text: from the start; what comes later starts with it.
-    finish_reason: on the last one of ``chunk.FINISH_REASONS``, else None.
-    error: as in a Chunk.
+    text: a prefix of the texts with a larger index.
+    finish_reason, error: those of the chunk.
   """
   request_id: str
   index: int
@@ -63,12 +62,11 @@ class Sentence:
 
   Attributes:
     request_id: as in a Chunk.
-    index: from 0, without a gap.
-    text: with the white space around it, so that all of them make up the text.
-      Only the last may be without a word, or empty.
-    finish_reason: on the last one of ``chunk.FINISH_REASONS``, else None. If it
-      is not 'stop', the sentence may be cut short.
-    error: as in a Chunk.
+    index: the position among the sentences of the text, from 0, without a gap.
+    text: the sentence with the white space around it; joined, the sentences are
+      the text. Only the last sentence may have no word, or be empty.
+    finish_reason, error: on the last sentence those of the last chunk,
+      otherwise None. Unless the reason is 'stop', it may be incomplete.
   """
   request_id: str
   index: int

@@ -15,40 +15,41 @@
 # limitations under the License.
 #
 
-"""What pipelines make of chunks: whole results, growing text, sentences.
+"""Transforms that fold chunks into whole results, growing text or sentences.
 
-Each transform takes chunks, or pairs of a key and a chunk, as RunInference
-gives them with ``iterative=...``::
+Their input consists of chunks, or of pairs of a key and a chunk, as
+RunInference emits them with ``iterative=...``::
 
   results = (
       prompts
       | RunInference(handler, iterative=IterativeOptions())
       | FoldToPredictionResult())
 
-Chunks may come in any order, such as after a shuffle: they are keyed by their
-request id, which shuffles them, and wait in state until those before them are
-there. What comes out has the timestamp of the chunk that completed it, and its
-window. So chunks that an earlier job emitted (``emitted_fn``) have to be put in
-too: ``(chunks, kept) | beam.Flatten() | FoldToPredictionResult()``.
+Chunks may arrive in any order. A transform keys them by their request id,
+which shuffles them, and keeps them in state until all chunks before them have
+arrived. An output has the timestamp and the window of the chunk that completed
+it. If an earlier job emitted some chunks (``emitted_fn``), they are needed too:
+``(chunks, kept) | beam.Flatten() | FoldToPredictionResult()``.
 
-A request of which a chunk is lost does not wait for ever. If nothing arrives for
-it in ``give_up_secs``, or its window or the input ends, it ends with the error
+A request that lacks a chunk does not wait for ever. If no chunk of it arrives
+for ``give_up_secs``, or its window or the input ends, it ends with the error
 ``'lost: chunk 3 of request ... did not arrive ...'``, as if RunInference had
-ended it so, and is counted in ``incomplete_requests`` in the namespace of the
-transform. Nothing stays in state. What arrives later is given up in turn.
+ended it, and is counted in ``incomplete_requests`` in the namespace of the
+transform. Its state is cleared. Chunks that arrive later are given up in turn.
 
-Of inputs that RunInference sent to the failed inferences of
-``with_exception_handling`` no result is made.
+Inputs among the failed inferences of ``with_exception_handling`` have no
+result.
 
-A chunk that comes twice while its request is unfinished is a ValueError: two
-inputs have one request id. If the first is finished when the second starts,
-both come out. Behind a step that may repeat chunks of finished requests, such
-as a source without exactly-once delivery, what is repeated stays in state.
+A chunk that arrives twice while its request is unfinished is a ValueError, as
+two inputs have the same request id. If the first request is finished when the
+second starts, both have a result. After a step that may repeat chunks of
+finished requests, such as a source without exactly-once delivery, the repeated
+chunks remain in state.
 
-In the mode 'in_bundle' chunks are seen after a shuffle when their bundle ends.
-A step that is to see them sooner is put right after RunInference, and so are
-these transforms with ``within_bundle=True``: then they fold in memory, without
-a shuffle, and need all chunks of a request in order and in one bundle::
+In the mode 'in_bundle' steps after a shuffle see chunks when the bundle ends.
+With ``within_bundle=True`` these transforms do not shuffle. They fold in
+memory, right after RunInference, and need all chunks of a request in order and
+in one bundle::
 
   speech = (
       prompts
@@ -59,6 +60,7 @@ a shuffle, and need all chunks of a request in order and in one bundle::
 
 import math
 from typing import Any
+from typing import Literal
 
 from apache_beam import typehints
 from apache_beam.ml.inference.base import PredictionResult
@@ -152,26 +154,30 @@ class _Fold(PTransform):
 
 
 class FoldToPredictionResult(_Fold):
-  """Makes one PredictionResult of all chunks of an input.
+  """Folds the chunks of each input into one PredictionResult.
 
-  Its inference is a ``handler.Generation``. So what takes RunInference's results
-  can take those of RunInference with ``iterative=...`` after this. Inputs that
-  were cancelled give what was made until then, with that finish reason. Keyed
-  chunks give pairs of the key and the result.
+  Its inference is a ``handler.Generation``. Steps that were written for the
+  results of RunInference work after it::
+
+    prompts | RunInference(handler, iterative=...) | FoldToPredictionResult()
+
+  The result of an input that was cancelled has what was made until then. From
+  pairs of a key and a chunk it makes pairs of the key and the result.
 
   Args:
-    errors: ``'raise'``, an input that ended with an error fails the bundle, or
-      ``'skip'``, it gives nothing.
+    errors: what an input does that ended with an error. ``'raise'``: it fails
+      the bundle. ``'skip'``: it has no result.
     within_bundle, give_up_secs: see the module.
 
   Raises:
-    RuntimeError: while it runs, if errors is 'raise' and one came.
-    ValueError: if errors is something else. And what else is raised by all
-      transforms of the module: if windows merge, or a chunk comes twice.
+    RuntimeError: while it runs, for an input with an error, if errors is
+      'raise'.
+    ValueError: if errors is something else, if windows merge, and while it runs
+      if a chunk arrives twice.
   """
   def __init__(
       self,
-      errors: str = 'raise',
+      errors: Literal['raise', 'skip'] = 'raise',
       within_bundle: bool = False,
       give_up_secs: float | None = _GIVE_UP_SECS):
     super().__init__(within_bundle, give_up_secs)
@@ -207,10 +213,11 @@ class FoldToPredictionResult(_Fold):
 
 
 class FinalsOnly(_Fold):
-  """Keeps the last chunk of each input, and puts the whole result into it.
+  """Folds the chunks of each input into its last chunk.
 
-  Its text, token ids and values are those of all chunks, its index stays: one
-  less than how many there were. What ended with an error has what came before::
+  Its text, token ids and values are those of all chunks, also of an input that
+  ended with an error. Its index remains, which is the number of chunks less
+  one::
 
     chunks | FinalsOnly() | beam.Filter(lambda chunk: not chunk.error)
 
@@ -225,12 +232,12 @@ class FinalsOnly(_Fold):
 
 
 class TextSoFar(_Fold):
-  """Gives the text from its start to each chunk, a ``texts.PartialText``.
+  """Replaces each chunk by a ``PartialText``, the text from its start.
 
-  Each starts with the one before, and all of them together are as long as the
-  square of the text: this is to show a text while it grows, not to store it.
-  Keyed chunks give pairs of the key and that. Another shuffle may change their
-  order, which their index tells::
+  Use it to show a text while it grows, not to store it: the total size is
+  quadratic in the length of the text. A later shuffle may change the order,
+  which the index gives. From pairs of a key and a chunk it makes pairs of the
+  key and the text::
 
     chunks | TextSoFar() | beam.Map(lambda so_far: show(so_far.text))
 
@@ -245,10 +252,11 @@ class TextSoFar(_Fold):
 
 
 class Sentences(_Fold):
-  """Cuts texts into sentences, each a ``texts.Sentence`` as it is completed.
+  """Emits each ``Sentence`` of a text as soon as it is complete.
 
-  What ends a sentence is told by ``texts.split``; what is left at the end is
-  the last one. Keyed chunks give pairs of the key and the sentence::
+  ``texts.split`` says what ends a sentence. The rest of the text is the last
+  one. From pairs of a key and a chunk it makes pairs of the key and the
+  sentence::
 
     chunks | Sentences() | beam.Filter(lambda sentence: sentence.text.strip())
 
