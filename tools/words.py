@@ -67,6 +67,8 @@ def problems(layout: Layout) -> list[str]:
   found = []
   for path in [*sorted(layout.root.glob('*.md')),
                *sorted((layout.root / 'design').glob('*.md')),
+               *sorted((layout.root / 'docs').rglob('*.md')),
+               *sorted((layout.root / 'docs').rglob('*.ipynb')),
                *sorted(layout.patches.glob('*/README.md'))]:
     name = path.relative_to(layout.root).as_posix()
     found += of_text(name, path.read_text(encoding='utf-8'))
