@@ -15,12 +15,13 @@
 # limitations under the License.
 #
 
-"""Embeds real texts three ways and prints what each took, then generates some.
+"""Embeds real texts four ways, generates some two ways, and says what was saved.
 
     build/venv/bin/python -m tools.demo [--input FILE] [--texts N]
 """
 
 import argparse
+import contextlib
 import logging
 import platform
 import sys
@@ -30,51 +31,79 @@ from pathlib import Path
 from tools.demo import docstrings
 from tools.layout import here
 
+TEXTS = 400
+
 
 def main(argv: list[str] | None = None) -> int:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser(
+      prog='python -m tools.demo', description=__doc__.splitlines()[0])
   parser.add_argument('--input', type=Path, help='a text or JSON Lines file')
   parser.add_argument(
-      '--texts', type=int, default=1500, help='docstrings, without --input')
+      '--texts',
+      type=int,
+      default=TEXTS,
+      help=f'docstrings, without --input ({TEXTS})')
   args = parser.parse_args(argv)
   quiet_logs()
   # Behind the line above, because these imports log.
-  import torch
-
+  from tools.demo import report
   from tools.demo import ways
 
   folder = here().build / 'demo'
   folder.mkdir(parents=True, exist_ok=True)
+  print('Getting texts and the model ready ...', flush=True)
   source = args.input
   if source is None:
     source = folder / 'docstrings.jsonl'
     docstrings.write_sample(args.texts, source)
   texts = folder / 'texts.jsonl'
-  if not ways.numbered(source, texts):
+  count = ways.numbered(source, texts)
+  if not count:
     print(f'{source} holds no text.', file=sys.stderr)
     return 1
   warm_up(ways, texts, folder / 'first.jsonl')
-  outcomes = []
-  for name, options, flags in ways.WAYS:
-    print(f'{name} ...', flush=True)
-    outcomes.append(ways.embed(name, texts, options, flags))
-  print(
-      f'\n{len(outcomes[0].embeddings)} texts of {source.name}, MiniLM-L6, '
-      f'batches of {ways.BATCH_SIZE}, {platform.machine()}, '
-      f'{torch.get_num_threads()} threads\n')
-  print(ways.table(outcomes))
-  print(f'\nWhat the pipeline itself says with the {outcomes[-1].name}:\n')
-  print(outcomes[-1].metrics)
-  generate()
+  outcomes = embed(ways, texts, count)
+  print(f'\n{ways.table(outcomes)}\n')
+  generated, table = generate()
+  print(f'\n{table}\n')
+  page = folder / 'report.html'
+  report.write(page, outcomes, generated)
+  print(f'{report.saved(outcomes)}\n\n{report.seen_early(generated)}\n')
+  print(f'Charts of all of it: {page.relative_to(here().root)}')
   return 0
 
 
-def generate() -> None:
-  """Shows when text is seen that a model makes, in this process."""
+def embed(ways, texts: Path, count: int) -> list:
+  """Runs each way once."""
+  import torch
+
+  from tools.demo.progress import Progress
+  print(
+      f'\nMiniLM-L6 embeds {count} texts in batches of at most '
+      f'{ways.BATCH_SIZE} ({platform.machine()}, {torch.get_num_threads()} '
+      'threads):',
+      flush=True)
+  outcomes = []
+  for name, options, flags in ways.WAYS:
+    with Progress(name, count) as progress:
+      outcomes.append(
+          ways.embed(name, texts, options, flags, on_texts=progress.update))
+  return outcomes
+
+
+def generate() -> tuple[dict, str]:
+  """Generates both ways in this process; the outcomes and a table of them."""
   from tools.demo import generation
-  print(f'\n{generation.NAME}, one-shot and iterative ...', flush=True)
-  outcomes = generation.run(here())
-  print(f'\n{generation.table(outcomes)}')
+  from tools.demo.progress import Progress
+  print(f'{generation.NAME} answers four questions:', flush=True)
+  with contextlib.ExitStack() as bars:
+
+    def on_way(name):
+      progress = Progress(name, len(generation.PROMPTS))
+      return bars.enter_context(progress).update
+
+    outcomes = generation.run(here(), on_way=on_way)
+  return outcomes, generation.table(outcomes)
 
 
 def warm_up(ways, texts: Path, some: Path) -> None:
@@ -85,14 +114,14 @@ def warm_up(ways, texts: Path, some: Path) -> None:
 
 
 def quiet_logs() -> None:
-  """Leaves the example's progress, and errors."""
-  logging.basicConfig(level=logging.INFO, format='  %(message)s')
-  logging.getLogger().addFilter(
-      lambda record: record.levelno != logging.WARNING)
+  """Leaves errors."""
+  logging.basicConfig(level=logging.ERROR, format='%(message)s')
   logging.getLogger('apache_beam').setLevel(logging.ERROR)
   from transformers.utils import logging as transformers_logging
   transformers_logging.disable_progress_bar()
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  # Imported here, as Beam takes seconds, which --help need not wait for.
+  from apache_beam.utils import command_line
+  command_line.run(main, logging.ERROR)

@@ -18,10 +18,12 @@
 """When the text of each prompt is seen, one-shot against iterative."""
 
 import logging
+from collections.abc import Callable
 
 from apache_beam.ml.inference.huggingface_generation import HuggingFaceGenerationModelHandler
 from apache_beam.testing.benchmarks import iterative_inference_benchmark as benchmark
 from apache_beam.testing.benchmarks.iterative_inference_recording import id_of
+from tools.demo.tables import aligned
 from tools.layout import Layout
 from tools.smollm import NAME
 
@@ -32,44 +34,60 @@ PROMPTS = (
     'How do I boil an egg?',
 )
 _TOKENS = 40
-_WAYS = ('one_shot', 'in_bundle_fused')
+# The names of the benchmark's ways, and those of the demo.
+WAYS = {'one_shot': 'one-shot', 'in_bundle_fused': 'iterative'}
 
 
-def run(layout: Layout, tokens: int = _TOKENS) -> dict[str, benchmark.Outcome]:
-  """Generates for the prompts both ways, with a model that is loaded."""
+def run(
+    layout: Layout,
+    tokens: int = _TOKENS,
+    on_way: Callable[[str], Callable[[int], object]] | None = None
+) -> dict[str, benchmark.Outcome]:
+  """Generates for the prompts both ways, with a model that is loaded.
+
+  Args:
+    layout: of this repository.
+    tokens: for each prompt.
+    on_way: called when a way starts; what it returns is called with the number
+      of texts when they are done.
+  """
   # The continuous batching of transformers says how it sets itself up.
   logging.getLogger('ContinuousBatchingLogger').setLevel(logging.ERROR)
   handler = HuggingFaceGenerationModelHandler(
       str(layout.build / 'models' / NAME), chat=True)
   engine = benchmark.Engine(
       handler, {'max_new_tokens': tokens}, {'max_new_tokens': 2})
-  return {
-      name: benchmark.run_way(
-          benchmark.WAYS[name], engine, PROMPTS, ['--runner=FnApiRunner'])
-      for name in _WAYS
-  }
+  outcomes = {}
+  for way, name in WAYS.items():
+    on_texts = on_way(name) if on_way else None
+    outcomes[name] = benchmark.run_way(
+        benchmark.WAYS[way], engine, PROMPTS, ['--runner=FnApiRunner'])
+    if on_texts:
+      on_texts(len(PROMPTS))
+  return outcomes
+
+
+def seen(outcome: benchmark.Outcome, prompt: str) -> tuple[float, float]:
+  """When the first and the last part of a prompt was seen, in seconds."""
+  times = [part.seen for part in outcome.parts[id_of(prompt)]]
+  return min(times) - outcome.started, max(times) - outcome.started
+
+
+def text(outcome: benchmark.Outcome, prompt: str) -> str:
+  return ''.join(part.text for part in sorted(outcome.parts[id_of(prompt)]))
 
 
 def table(outcomes: dict[str, benchmark.Outcome]) -> str:
   """A line for each prompt; seconds from when the first was submitted."""
-  lines = [
-      '| prompt | one-shot: first token | end | iterative: first token | end | '
-      'chunks | begin of the text |',
-      '|' + '---|' * 7
-  ]
+  head = ['prompt']
+  for name in outcomes:
+    head += [f'first token, {name}', 'end']
+  rows = [[*head, 'chunks']]
   for prompt in PROMPTS:
-    seen = [
-        f'{when - outcome.started:.2f} s' for outcome in outcomes.values()
-        for when in _ends(outcome, prompt)
+    seconds = [
+        f'{when:.2f} s' for outcome in outcomes.values()
+        for when in seen(outcome, prompt)
     ]
-    parts = sorted(outcomes['in_bundle_fused'].parts[id_of(prompt)])
-    text = ' '.join(''.join(part.text for part in parts).split())
-    lines.append(
-        f"| {prompt} | {' | '.join(seen)} | {len(parts)} | {text[:30]}... |")
-  return '\n'.join(lines)
-
-
-def _ends(outcome, prompt):
-  """When the first and the last part of a prompt was seen."""
-  seen = [part.seen for part in outcome.parts[id_of(prompt)]]
-  return min(seen), max(seen)
+    chunks = len(outcomes['iterative'].parts[id_of(prompt)])
+    rows.append([prompt, *seconds, str(chunks)])
+  return aligned(rows)

@@ -19,6 +19,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 from transformers import AutoModel
 
@@ -45,6 +46,14 @@ class Call:
 # The worker of FnApiRunner imports this module too, so it is the same list.
 CALLS: list[Call] = []
 LOAD_SECONDS: list[float] = []
+# Called with each Call.
+LISTENERS: list[Callable[['Call'], None]] = []
+
+
+def _record(call: Call) -> None:
+  CALLS.append(call)
+  for listener in LISTENERS:
+    listener(call)
 
 
 class TimedModel:
@@ -63,7 +72,7 @@ def timed_inference(batch, model, device, inference_args, model_id=None):
   results = huggingface_inference._run_inference_torch_keyed_tensor(
       batch, model, device, inference_args, model_id)
   masks = [example['attention_mask'] for example in batch]
-  CALLS.append(
+  _record(
       Call(
           texts=len(masks),
           real=int(sum(mask.sum() for mask in masks)),
@@ -84,7 +93,7 @@ class TimedOnnxHandler(OnnxModelHandlerNumpy):
     start = time.perf_counter()
     results = super().run_inference(batch, inference_session, inference_args)
     lengths = [len(example['input_ids']) for example in batch]
-    CALLS.append(
+    _record(
         Call(
             texts=len(lengths),
             real=sum(lengths),

@@ -21,14 +21,17 @@ import dataclasses
 import json
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from apache_beam.examples.inference import bucketed_text_embeddings as example
-from apache_beam.transforms.batching import metrics_table
+from apache_beam.examples.inference.text_records import read_records
+from apache_beam.runners.runner import PipelineResult
 from tools import minilm_onnx
 from tools.demo import recorder
+from tools.demo.tables import aligned
 from tools.layout import here
 
 BATCH_SIZE = 32
@@ -69,13 +72,27 @@ class Outcome:
     seconds: of the whole pipeline, without loading the model.
     calls: its batches.
     embeddings: by the text's id.
-    metrics: the table that any pipeline can print.
+    result: of the pipeline, with its metrics.
   """
   name: str
   seconds: float
   calls: list[recorder.Call]
   embeddings: dict[str, torch.Tensor]
-  metrics: str
+  result: PipelineResult
+
+  @property
+  def rate(self) -> float:
+    """Texts per second."""
+    return len(self.embeddings) / self.seconds
+
+  @property
+  def padding_ratio(self) -> float:
+    return sum(c.padded for c in self.calls) / sum(c.real for c in self.calls)
+
+  def difference(self, other: 'Outcome') -> float:
+    """The largest of any value of an embedding."""
+    return max((self.embeddings[i] - embedding).abs().max().item()
+               for i, embedding in other.embeddings.items())
 
 
 def embed(
@@ -83,10 +100,24 @@ def embed(
     texts: Path,
     options: dict,
     flags: list[str],
-    batch_size: int = BATCH_SIZE) -> Outcome:
-  """Runs the example pipeline once, in this process."""
+    batch_size: int = BATCH_SIZE,
+    on_texts: Callable[[int], object] | None = None) -> Outcome:
+  """Runs the example pipeline once, in this process.
+
+  Args:
+    name: of the way.
+    texts: a JSON Lines file.
+    options: of the model handler.
+    flags: of the pipeline.
+    batch_size: the largest number of texts in a batch.
+    on_texts: called with the number of texts of each call of the model; a few
+      texts are run again, to check that padding changes no result.
+  """
   recorder.CALLS.clear()
   recorder.LOAD_SECONDS.clear()
+  recorder.LISTENERS.clear()
+  if on_texts:
+    recorder.LISTENERS.append(lambda call: on_texts(call.texts))
   out = here().build / 'demo' / 'embeddings.jsonl'
   out.parent.mkdir(parents=True, exist_ok=True)
   out.unlink(missing_ok=True)
@@ -109,42 +140,33 @@ def embed(
       list(recorder.CALLS),
       {row['id']: torch.tensor(row['embedding'])
        for row in rows},
-      metrics_table(result))
+      result)
 
 
 def numbered(texts: Path, out: Path) -> int:
   """Copies texts to JSON Lines with distinct ids; returns their number."""
-  parse = example.parse_json if texts.suffix == '.jsonl' else example.parse_text
   count = 0
-  with texts.open(encoding='utf-8') as lines, out.open(
-      'w', encoding='utf-8') as file:
-    for line in lines:
-      for record in parse(line.rstrip('\n')):
-        file.write(json.dumps({**record, 'id': count}) + '\n')
-        count += 1
+  with out.open('w', encoding='utf-8') as file:
+    for count, record in enumerate(read_records(str(texts), 'text'), 1):
+      file.write(json.dumps({'text': record.text, 'id': count - 1}) + '\n')
   return count
 
 
 def table(outcomes: list[Outcome]) -> str:
   """One line a way; differences are against the first."""
-  lines = [
-      '| way | texts/s | against the first | padding ratio | batches | '
-      'p95 batch time | largest difference |',
-      '|---|---|---|---|---|---|---|'
-  ]
   first = outcomes[0]
-  for outcome in outcomes:
-    calls = outcome.calls
-    rate = len(outcome.embeddings) / outcome.seconds
-    ratio = sum(c.padded for c in calls) / sum(c.real for c in calls)
-    difference = max((outcome.embeddings[i] - e).abs().max().item()
-                     for i, e in first.embeddings.items())
-    speedup = first.seconds / outcome.seconds
-    lines.append(
-        f'| {outcome.name} | {rate:.1f} | {speedup:.2f} x | {ratio:.2f} | '
-        f'{len(calls)} | {_p95([c.seconds for c in calls])} | '
-        f'{difference:.1e} |')
-  return '\n'.join(lines)
+  return aligned([
+      ('way', 'texts/s', 'speed', 'padding', 'batches', 'p95 batch', 'diff.'),
+      *((
+          outcome.name,
+          f'{outcome.rate:.1f}',
+          f'{first.seconds / outcome.seconds:.2f} x',
+          f'{outcome.padding_ratio:.2f}',
+          str(len(outcome.calls)),
+          _p95([call.seconds for call in outcome.calls]),
+          f'{outcome.difference(first):.1e}',
+      ) for outcome in outcomes)
+  ])
 
 
 def _p95(seconds: list[float]) -> str:
