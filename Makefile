@@ -25,16 +25,20 @@ export PIP_EXTRA_INDEX_URL := $(EXTRA_INDEX)
 endif
 # The demo's own text, and how many docstrings it takes without one.
 INPUT ?=
-TEXTS ?= 1500
+TEXTS ?= 400
 
 VENV := build/venv/bin/python
 CONFORMANCE := $(VENV) -m apache_beam.testing.inference_conformance
 # Of the runner to try; without them those that are at hand.
 RUNNER_OPTIONS ?=
+# A part of the names of modules, places changed in each (0: all), and their seed.
+MODULES ?=
+SAMPLE ?= 60
+SEED ?= 0
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-upstream check prefixes prefixes-new bench \
+.PHONY: help build demo wheel test test-upstream mutants check prefixes prefixes-new bench \
   bench-peers conformance soak apply export clean
 
 help: ## This list
@@ -46,12 +50,18 @@ build: ## The patched SDK, models and Prism, in build/
 demo: build ## Embed real text, without and with the flag (INPUT=file TEXTS=n)
 	@$(VENV) -m tools.demo $(if $(INPUT),--input $(INPUT),--texts $(TEXTS))
 
+wheel: build ## The patched SDK as a wheel, in build/dist/
+	@$(VENV) -m tools.wheel
+
 test: build ## Every test
 	@$(VENV) -m tox run --current-env -q -e $$($(VENV) -c \
 	  'import sys; print("py%d%d" % sys.version_info[:2])')
 
 test-upstream: build ## Beam's own tests, flags off and flags on
 	@$(VENV) -m tools.upstream_tests
+
+mutants: build ## Do tests notice changed code? (MODULES=name SAMPLE=n SEED=n)
+	@$(VENV) -m tools.mutants $(MODULES) --sample $(SAMPLE) --seed $(SEED)
 
 check: build ## Lint, types, the rules of the series, the workflow
 	@$(VENV) -m tools.lint
@@ -89,6 +99,7 @@ conformance: build ## Which guarantees hold on runners (RUNNER_OPTIONS='--runner
 
 soak: build ## The tests with 50 times the examples, longer campaigns, real servers
 	@HYPOTHESIS_PROFILE=soak $(VENV) -m tools.tests --timeout=0
+	@$(VENV) -m tests.faults_soak
 	@$(VENV) -m tests.servers_soak
 	@$(VENV) -m tools.vllm_env tests/vllm_soak.py
 
