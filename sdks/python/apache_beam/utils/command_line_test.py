@@ -77,11 +77,13 @@ _PIPELINE = '''
 '''
 
 
-def _start(body: str, **kwargs) -> subprocess.Popen:
+def _start(body: str, on_interrupt='default_int_handler', **kwargs):
+  """A program that begins with a handler of SIGINT, whatever it inherits."""
   if not body.startswith('\n'):
     body = f'\n  {body}\n'
   code = (
       'import signal, sys, threading, time\n'
+      f'signal.signal(signal.SIGINT, signal.{on_interrupt})\n'
       'import apache_beam as beam\n'
       'from apache_beam.utils import command_line\n'
       f'def main():{body}\n'
@@ -97,21 +99,20 @@ class InterruptTest(unittest.TestCase):
   def test_one_line_and_the_status_of_shells(self):
     for body in (_WAITS, _IN_C, _STUBBORN, _OTHER_HANDLER):
       with self.subTest(body=body), _start(body) as program:
-        self.addCleanup(program.kill)
-        self.assertEqual(program.stdout.readline(), 'runs\n')
-        program.send_signal(signal.SIGINT)
-        # Far less than it sleeps.
-        _, errors = program.communicate(timeout=60)
+        try:
+          self.assertEqual(program.stdout.readline(), 'runs\n')
+          program.send_signal(signal.SIGINT)
+          # Far less than it sleeps.
+          _, errors = program.communicate(timeout=60)
+        finally:
+          program.kill()
         self.assertEqual(program.returncode, 130)
         self.assertEqual(errors.splitlines()[-1:], ['Interrupted.'])
         self.assertNotIn('Traceback', errors)
 
   def test_a_job_in_the_background_of_a_shell_goes_on(self):
-    ignored = {
-        'preexec_fn': lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
-    }
     body = 'print("runs", flush=True); sys.stdin.read(); print("done")'
-    with _start(body, stdin=subprocess.PIPE, **ignored) as program:
+    with _start(body, 'SIG_IGN', stdin=subprocess.PIPE) as program:
       self.assertEqual(program.stdout.readline(), 'runs\n')
       program.send_signal(signal.SIGINT)
       printed, _ = program.communicate('go on', timeout=60)
