@@ -25,7 +25,7 @@ export PIP_EXTRA_INDEX_URL := $(EXTRA_INDEX)
 endif
 # The demo's own text, and how many docstrings it takes without one.
 INPUT ?=
-TEXTS ?= 400
+TEXTS ?=
 
 VENV := build/venv/bin/python
 CONFORMANCE := $(VENV) -m apache_beam.testing.inference_conformance
@@ -48,7 +48,7 @@ build: ## The patched SDK, models and Prism, in build/
 	@$(PYTHON) -m tools.build
 
 demo: build ## Embed real text, without and with the flag (INPUT=file TEXTS=n)
-	@$(VENV) -m tools.demo $(if $(INPUT),--input $(INPUT),--texts $(TEXTS))
+	@$(VENV) -m tools.demo $(if $(INPUT),--input $(INPUT)) $(if $(TEXTS),--texts $(TEXTS))
 
 wheel: build ## The patched SDK as a wheel, in build/dist/
 	@$(VENV) -m tools.wheel

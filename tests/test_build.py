@@ -93,7 +93,7 @@ def test_builds_at_the_same_time_make_a_folder_of_the_cache_once(
 
   kept = tmp_path / 'models' / 'one'
   with ThreadPoolExecutor(2) as pool:
-    list(pool.map(lambda _: build._keep(kept, make), range(2)))
+    list(pool.map(lambda _: build.keep(kept, make), range(2)))
   assert len(made) == 1
   assert [path.name for path in kept.iterdir()] == ['model']
 
@@ -159,7 +159,7 @@ def test_program_of_another_clone_needs_no_go(
 
   with monkeypatch.context() as patch:
     patch.setattr(build.shutil, 'which', lambda _: 'go')
-    patch.setattr(build, '_run', install)
+    patch.setattr(build, 'run', install)
     build._go_program(layout, 'prism', 'example.org/prism@v1')
   monkeypatch.setattr(build.shutil, 'which', lambda _: None)
   other = Layout(layout.root.with_name('other'))
@@ -174,7 +174,7 @@ def test_program_of_another_clone_needs_no_go(
 
 def test_failing_command_shows_its_output():
   with pytest.raises(ToolError, match='what went wrong'):
-    build._run(['sh', '-c', 'echo what went wrong; exit 3'])
+    build.run(['sh', '-c', 'echo what went wrong; exit 3'])
 
 
 def test_environment_runs_the_patched_source():

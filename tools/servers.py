@@ -28,13 +28,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
 from collections.abc import Mapping
 from pathlib import Path
 
+from tools import build
 from tools.layout import Layout
 from tools.layout import ToolError
 
@@ -52,18 +52,17 @@ def python_of(layout: Layout, name: str, removed: tuple[str, ...] = ()) -> Path:
   pins = layout.root / 'requirements' / name / 'pins.txt'
   key = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()
   kept = layout.cache / name / key[:16]
-  if not kept.exists():
+
+  def make(made: Path) -> None:
     print(f'The environment of {name} ...', flush=True)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all. It is used by `python -m`, so it can be moved.
-    with tempfile.TemporaryDirectory(dir=kept.parent) as tmp:
-      made = Path(tmp) / 'venv'
-      pip = [made / 'bin' / 'python', '-m', 'pip', '-q']
-      _run([sys.executable, '-m', 'venv', made])
-      _run([*pip, 'install', '-r', pins])
-      if removed:
-        _run([*pip, 'uninstall', '-y', *removed])
-      os.replace(made, kept)
+    pip = [made / 'bin' / 'python', '-m', 'pip', '-q']
+    build.run([sys.executable, '-m', 'venv', made])
+    build.run([*pip, 'install', '-r', pins])
+    if removed:
+      build.run([*pip, 'uninstall', '-y', *removed])
+
+  # It is used by `python -m`, so it can be moved.
+  build.keep(kept, make)
   return kept / 'bin' / 'python'
 
 
@@ -185,9 +184,3 @@ def litellm(layout: Layout, name: str, upstream: str) -> Server:
       ],
       layout.build / 'litellm.log',
       '/health/liveliness', {'LITELLM_LOCAL_MODEL_COST_MAP': 'True'})
-
-
-def _run(command: list) -> None:
-  command = [str(part) for part in command]
-  if subprocess.call(command):
-    raise ToolError(f'{" ".join(command)} failed.')

@@ -29,7 +29,6 @@ Prism's download by it.
 import argparse
 import fcntl
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -130,18 +129,7 @@ def _platform_tag(layout: Layout) -> str:
 
 def _run(layout: Layout, *args, cwd: Path) -> str:
   """Runs the environment's Python; it has setuptools, wheel and no Cython."""
-  command = [str(layout.build / 'venv' / 'bin' / 'python'), *map(str, args)]
-  done = subprocess.run(
-      command,
-      cwd=cwd,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-      check=False)
-  if done.returncode:
-    tail = '\n'.join(done.stdout.splitlines()[-40:])
-    raise ToolError(f'{" ".join(command)} failed:\n{tail}')
-  return done.stdout
+  return build.run([layout.build / 'venv' / 'bin' / 'python', *args], cwd=cwd)
 
 
 def main() -> int:

@@ -19,14 +19,12 @@
 
 from collections.abc import Sequence
 
+from apache_beam.transforms.batching.figures import even_columns
+
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
   """Rows of cells in even columns, the first row being the head."""
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  lines = [
-      '  '.join(
-          cell.rjust(width) if i else cell.ljust(width)
-          for i, (cell, width) in enumerate(zip(row, widths))).rstrip()
-      for row in rows
-  ]
-  return '\n'.join([lines[0], '  '.join('-' * w for w in widths), *lines[1:]])
+  rows = even_columns(rows)
+  lines = ['  '.join(row).rstrip() for row in rows]
+  lines.insert(1, '  '.join('-' * len(cell) for cell in rows[0]))
+  return '\n'.join(lines)

@@ -62,8 +62,8 @@ from apache_beam.transforms.batching.advisor.reading import Arrivals
 from apache_beam.transforms.batching.advisor.reading import InputError
 from apache_beam.transforms.batching.advisor.reading import check_numbers
 from apache_beam.transforms.batching.advisor.reading import read
-from apache_beam.transforms.batching.advisor.report import as_markdown
 from apache_beam.transforms.batching.advisor.report import cells
+from apache_beam.transforms.batching.figures import as_markdown
 from apache_beam.transforms.batching.options import BatchingOptions
 from apache_beam.transforms.batching.policy.fixed_boundaries import FixedBoundaries
 from apache_beam.transforms.batching.policy.least_cost import Cost

@@ -18,19 +18,13 @@
 import unittest
 
 from apache_beam.testing.inference_conformance import __main__ as conformance
+from apache_beam.testing.inference_conformance.bucketing_cases_test import check_on_fn_api_runner
 from apache_beam.testing.inference_conformance.iterative_cases import CASES
 
 
 class IterativeCasesTest(unittest.TestCase):
   def test_all_hold_on_the_fn_api_runner(self):
-    states = {}
-    for name, case in CASES.items():
-      states[name], why = conformance.run_case(
-          case, ['--runner=FnApiRunner'], 60)
-      expected = (
-          conformance.NOT_APPLICABLE
-          if case.needs_streaming else conformance.HOLDS)
-      self.assertEqual(expected, states[name], (name, why))
+    states = check_on_fn_api_runner(self, CASES)
     self.assertEqual(2, [*states.values()].count(conformance.NOT_APPLICABLE))
 
   def test_the_command_runs_them(self):

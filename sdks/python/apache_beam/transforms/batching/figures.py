@@ -122,14 +122,18 @@ def duration(msec: float) -> str:
 
 def as_markdown(rows: Sequence[Sequence[str]]) -> str:
   """A table of rows of cells, the first of them its head, with even columns."""
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  lines = [_line(row, widths) for row in rows]
-  lines.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
+  rows = even_columns(rows)
+  lines = [f"| {' | '.join(row)} |" for row in rows]
+  lines.insert(
+      1, '|' + '|'.join('-' * (len(cell) + 2) for cell in rows[0]) + '|')
   return '\n'.join(lines)
 
 
-def _line(cells, widths):
-  first, *rest = (
-      cell.ljust(width) if i == 0 else cell.rjust(width)
-      for i, (cell, width) in enumerate(zip(cells, widths)))
-  return '| ' + ' | '.join([first, *rest]) + ' |'
+def even_columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+  """Cells that are as wide as their column: the first on its left side, others
+  on the right."""
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  return [[
+      cell.rjust(width) if i else cell.ljust(width)
+      for i, (cell, width) in enumerate(zip(row, widths))
+  ] for row in rows]

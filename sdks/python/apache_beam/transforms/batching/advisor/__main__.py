@@ -106,9 +106,8 @@ def _check(args) -> None:
     raise InputError('--load needs --time_column.')
   if args.plot and not timed:
     raise InputError('--plot shows latencies: it needs --time_column.')
-  if args.plot and args.plot.suffix not in report.SUFFIXES:
-    raise InputError(
-        f'--plot={args.plot}: must end in {" or ".join(report.SUFFIXES)}.')
+  if args.plot:
+    report.check_plot(args.plot)
   if args.text != (args.tokenizer is not None):
     raise InputError('--text and --tokenizer need each other.')
   if args.max_length and not args.text:

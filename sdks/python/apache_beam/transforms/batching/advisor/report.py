@@ -41,7 +41,6 @@ _COLUMNS = {
     'latency_p50': ('latency p50', '.3f'),
     'latency_p95': ('latency p95 (s)', '.3f'),
 }
-SUFFIXES = write.SUFFIXES
 
 
 def as_json(elements: int, policies: dict[str, Figures]) -> str:
@@ -94,22 +93,31 @@ def saved(policies: dict[str, Figures]) -> str:
   return line
 
 
-def plot(path: Path, policies: dict[str, Figures], title: str) -> None:
-  """Draws mean cost against the median latency.
+def check_plot(path: Path) -> None:
+  """Checks where a plot is to be written, before anything is computed.
 
   Args:
     path: ends in .html, a page with the figures of each policy and a picture
       beside it where matplotlib is installed, or in .png, that picture alone.
-    policies: by name; those without a latency are lines.
-    title: says what was compared.
 
   Raises:
-    InputError: if the folder is missing, or for .png without matplotlib.
+    InputError: if it ends otherwise, if the folder is missing, or for .png
+      without matplotlib.
   """
   try:
     write.check_path(path, '--plot')
   except (ImportError, ValueError) as e:
     raise InputError(str(e)) from e
+
+
+def plot(path: Path, policies: dict[str, Figures], title: str) -> None:
+  """Draws mean cost against the median latency.
+
+  Args:
+    path: as ``check_plot`` takes it.
+    policies: by name; those without a latency are lines.
+    title: says what was compared.
+  """
   texts = {
       name: dict(
           zip((title for title, _ in _COLUMNS.values()),

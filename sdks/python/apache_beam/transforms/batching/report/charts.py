@@ -22,8 +22,17 @@ import math
 from collections.abc import Sequence
 
 
+class _Labelled:
+  label: str
+  value: str
+
+  @property
+  def tooltip(self) -> str:
+    return f'{self.label}: {self.value}'
+
+
 @dataclasses.dataclass(frozen=True)
-class Bar:
+class Bar(_Labelled):
   """A bar, or a range with its mean.
 
   Args:
@@ -41,10 +50,6 @@ class Bar:
   mean: float | None = None
   is_reference: bool = False
 
-  @property
-  def tooltip(self) -> str:
-    return f'{self.label}: {self.value}'
-
 
 @dataclasses.dataclass(frozen=True)
 class BarChart:
@@ -59,17 +64,13 @@ class BarChart:
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
+class Point(_Labelled):
   """A labelled point; one without an x is a line across."""
   label: str
   x: float | None
   y: float
   value: str
   is_reference: bool = False
-
-  @property
-  def tooltip(self) -> str:
-    return f'{self.label}: {self.value}'
 
 
 @dataclasses.dataclass(frozen=True)
