@@ -38,7 +38,7 @@ SEED ?= 0
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo wheel test test-upstream mutants check prefixes prefixes-new bench \
+.PHONY: help build demo wheel test test-upstream mutants check prefixes prefixes-own bench \
   bench-peers conformance soak apply export clean
 
 help: ## This list
@@ -69,8 +69,8 @@ check: build ## Lint, types, the rules of the series, the workflow
 prefixes: build ## Test every prefix of the series, all of them
 	@$(VENV) -m tools.prefixes --all
 
-prefixes-new: build ## Test the prefixes that were not green yet
-	@$(VENV) -m tools.prefixes
+prefixes-own: build ## Test the prefixes that were not green yet, by their own tests
+	@$(VENV) -m tools.prefixes --own
 
 bench: build ## Benchmarks against the released SDK, in build/bench-*.json (TRACE=csv)
 	@$(VENV) -m tools.bench overhead $(if $(TRACE),--trace=$(TRACE))

@@ -31,6 +31,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tools.layout import here
 
 _EXAMPLES = 'apache_beam.examples.inference'
 _BENCHMARKS = 'apache_beam.testing.benchmarks'
@@ -180,6 +181,20 @@ def test_ctrl_c_is_one_line_and_the_status_of_shells(name: str, folder: Path):
   assert not more
   _, alive = psutil.wait_procs(started, timeout=_HANGS_SECS)
   assert not alive
+
+
+def test_ctrl_c_is_one_line_while_the_demo_imports_beam():
+  with subprocess.Popen([sys.executable, '-m', 'tools.demo'],
+                        cwd=here().root,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        text=True) as program:
+    process = psutil.Process(program.pid)
+    # More than Python alone, less than with Beam.
+    _wait(lambda: process.memory_info().rss > 40e6, program)
+    program.send_signal(signal.SIGINT)
+    output, _ = program.communicate(timeout=_HANGS_SECS)
+  assert (program.returncode, output) == (130, 'Interrupted.\n')
 
 
 @pytest.mark.parametrize(

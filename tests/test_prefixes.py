@@ -52,3 +52,4 @@ def test_runs_what_a_commit_touches_and_what_imports_it(tmp_path, monkeypatch):
   paths = [prefixes.Path('a/touched.py'), prefixes.Path('a/own_test.py')]
   assert prefixes._tests_of(
       tmp_path, paths, ['a.touched']) == ['a/own_test.py', 'a/user_test.py']
+  assert prefixes._tests_of(tmp_path, paths, []) == ['a/own_test.py']

@@ -23,12 +23,13 @@ For each commit of build/beam: its modules import, and these tests of the series
 pass: its own, and those beside its files that import what it touches. A tree
 that was green once is not run again, whichever clone ran it.
 
-    build/venv/bin/python -m tools.prefixes [--all]
+    build/venv/bin/python -m tools.prefixes [--all | --own]
 """
 
 import argparse
 import concurrent.futures
 import hashlib
+import json
 import os
 import queue
 import subprocess
@@ -44,21 +45,33 @@ from tools.series import git
 from tools.series import pull_request
 from tools.series import tree
 
-# Some of Beam's own modules need clients of services that are not installed.
-_IMPORT = '''
-import importlib, sys
-for name in sys.argv[1:]:
+# Imports modules, then runs pytest if it has tests: in one process, as each
+# takes seconds to import Beam. Some of Beam's own modules need clients of
+# services that are not installed.
+_CHECK = '''
+import importlib, json, sys
+modules, tests = map(json.loads, sys.argv[1:])
+for name in modules:
   try:
     importlib.import_module(name)
   except ModuleNotFoundError as e:
     if (e.name or '').startswith('apache_beam'):
       raise
     print(f'{name} needs {e.name}')
+if tests:
+  import pytest
+  sys.exit(pytest.main(
+      ['-q', '-p', 'no:cacheprovider', '-p', 'tools.hypothesis_profiles', *tests]))
 '''
 
 
-def run(layout: Layout, again: bool) -> int:
+def run(layout: Layout, again: bool = False, own: bool = False) -> int:
   """Tests the prefixes, one for each processor at a time.
+
+  Args:
+    layout: the checkout.
+    again: also the trees that were green before.
+    own: only the tests that a commit adds or changes.
 
   Returns:
     How many failed.
@@ -76,12 +89,13 @@ def run(layout: Layout, again: bool) -> int:
 
   def check(commit):
     start = time.monotonic()
-    green = _green_stamp(layout, commit)
-    if green.exists() and not again:
+    whole = _green_stamp(layout, commit)
+    green = whole.with_suffix('.own') if own else whole
+    if (whole.exists() or green.exists()) and not again:
       return 'green before', 0.0, ''
     work = free.get()
     try:
-      ok, output = _passes(layout, work, commit)
+      ok, output = _passes(layout, work, commit, own)
     finally:
       free.put(work)
     if ok:
@@ -129,8 +143,9 @@ def _green_stamp(layout: Layout, commit: str) -> Path:
   return layout.cache / 'green' / key.hexdigest()
 
 
-def _passes(layout: Layout, work: Path, commit: str) -> tuple[bool, str]:
-  """Whether a prefix passes, and what was printed if not."""
+def _passes(layout: Layout, work: Path, commit: str,
+            own: bool) -> tuple[bool, str]:
+  """Whether a prefix passes, and what it printed."""
   git.run(work, 'checkout', '-q', '--detach', commit)
   source = work / 'sdks' / 'python'
   build.unpack_extensions(layout, source)
@@ -149,32 +164,21 @@ def _passes(layout: Layout, work: Path, commit: str) -> tuple[bool, str]:
       name.removesuffix('.__init__') for name in modules
       if not name.endswith('_test')
   ]
-  tests = _tests_of(work, python, modules)
-  commands = [[sys.executable, '-c', _IMPORT, *modules]]
-  if tests:
-    commands.append([
-        *(sys.executable, '-m', 'pytest', '-q'),
-        *('-p', 'no:cacheprovider'),
-        *('-p', 'tools.hypothesis_profiles'),
-        *tests
-    ])
+  tests = _tests_of(work, python, [] if own else modules)
   env = {
       **os.environ,
       'HYPOTHESIS_PROFILE': 'prefix',
       'PYTHONPATH': os.pathsep.join([str(source), str(layout.root)])
   }
-  for command in commands:
-    done = subprocess.run(
-        command,
-        cwd=source,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False)
-    if done.returncode:
-      return False, done.stdout
-  return True, ''
+  done = subprocess.run(
+      [sys.executable, '-c', _CHECK, json.dumps(modules), json.dumps(tests)],
+      cwd=source,
+      env=env,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      check=False)
+  return not done.returncode, done.stdout
 
 
 def _tests_of(work: Path, paths: list[Path], modules: list[str]) -> list[str]:
@@ -183,7 +187,7 @@ def _tests_of(work: Path, paths: list[Path], modules: list[str]) -> list[str]:
   Args:
     work: the checked out commit.
     paths: the Python files that it touches.
-    modules: those of them that are imported.
+    modules: those of them whose importers count too.
   """
   folders = {path.parent for path in paths}
   found = []
@@ -206,12 +210,18 @@ def _imports(text: str, module: str) -> bool:
 
 def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument(
+  which = parser.add_mutually_exclusive_group()
+  which.add_argument(
       '--all',
       action='store_true',
       help='also the trees that were green before')
+  which.add_argument(
+      '--own',
+      action='store_true',
+      help='only the tests that a commit adds or changes')
+  args = parser.parse_args()
   try:
-    failed = run(here(), parser.parse_args().all)
+    failed = run(here(), args.all, args.own)
   except ToolError as e:
     print(f'prefixes: {e}', file=sys.stderr)
     return 1

@@ -122,6 +122,10 @@ def quiet_logs() -> None:
 
 
 if __name__ == '__main__':
-  # Imported here, as Beam takes seconds, which --help need not wait for.
-  from apache_beam.utils import command_line
+  # The import of Beam takes seconds, in which Ctrl-C is one line too.
+  try:
+    from apache_beam.utils import command_line
+  except KeyboardInterrupt:
+    print('Interrupted.', file=sys.stderr)
+    sys.exit(130)
   command_line.run(main, logging.ERROR)

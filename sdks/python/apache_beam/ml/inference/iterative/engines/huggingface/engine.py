@@ -28,6 +28,11 @@ from transformers import GenerationConfig
 from apache_beam.ml.inference.iterative.engines.huggingface.generation_args import GenerationArgs
 
 _LOGGER = logging.getLogger(__name__)
+# transformers gives it a handler of its own, which says in seven lines a session
+# what is of use for its development only.
+_ENGINE_LOGGER = logging.getLogger('ContinuousBatchingLogger')
+if _ENGINE_LOGGER.level == logging.NOTSET:
+  _ENGINE_LOGGER.setLevel(logging.WARNING)
 
 # What a model's generation_config can set and continuous batching cannot heed,
 # with the values that change nothing.

@@ -20,6 +20,7 @@
 # pytype: skip-file
 
 import functools
+import logging
 import subprocess
 import sys
 import threading
@@ -122,6 +123,10 @@ class HuggingFaceSessionTest(unittest.TestCase):
     session = open_session(**kwargs)
     self.addCleanup(session.close)
     return session
+
+  def test_the_engine_logs_no_progress(self):
+    engine_logger = logging.getLogger('ContinuousBatchingLogger')
+    self.assertFalse(engine_logger.isEnabledFor(logging.INFO))
 
   def test_greedy_results_are_those_of_generate(self):
     for i, prompt in enumerate(PROMPTS):
