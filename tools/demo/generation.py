@@ -17,7 +17,6 @@
 
 """When the text of each prompt is seen, one-shot against iterative."""
 
-import logging
 from collections.abc import Callable
 
 from apache_beam.ml.inference.huggingface_generation import HuggingFaceGenerationModelHandler
@@ -51,8 +50,6 @@ def run(
     on_way: called when a way starts; what it returns is called with the number
       of texts when they are done.
   """
-  # The continuous batching of transformers says how it sets itself up.
-  logging.getLogger('ContinuousBatchingLogger').setLevel(logging.ERROR)
   handler = HuggingFaceGenerationModelHandler(
       str(layout.build / 'models' / NAME), chat=True)
   engine = benchmark.Engine(
