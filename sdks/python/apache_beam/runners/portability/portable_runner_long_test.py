@@ -40,9 +40,7 @@ class LongPipelineTest(unittest.TestCase):
         f'--job_server_timeout={_REQUEST_SECS}'
     ])
     pipeline = beam.Pipeline(PortableRunner(), options)
-    _ = (
-        pipeline | beam.Create([2 * _REQUEST_SECS])
-        | beam.Map(time.sleep))
+    _ = (pipeline | beam.Create([2 * _REQUEST_SECS]) | beam.Map(time.sleep))
     self.assertEqual(PipelineState.DONE, pipeline.run().wait_until_finish())
 
 

@@ -53,6 +53,7 @@ section { background: var(--card); border: 1px solid var(--line);
   padding: 5px 0; font-size: 14px; } .bar:hover { background: var(--back); }
 .bar b, dd { font-weight: 600; text-align: right;
   font-variant-numeric: tabular-nums; }
+dd.text { font-weight: 400; text-align: left; }
 .bar svg { grid-column: 1 / 3; width: 100%; height: 12px; }
 svg { display: block; overflow: visible; } svg text { fill: var(--text);
   font-size: 13px; paint-order: stroke; stroke: var(--card);
@@ -68,6 +69,8 @@ dl { display: grid; gap: 3px 12px; margin: 0;
   font-size: 14px; } dt { color: var(--muted); } dd { margin: 0; }
 '''
 _HEIGHT, _TOP, _BOTTOM = 360, 24, 320
+# In letters; what is longer is set as a text, not as a figure.
+_LONGEST_FIGURE = 60
 # Of the width: labels of points stand beside them.
 _LEFT, _RIGHT = 0.12, 0.88
 _LABEL_GAP = 18
@@ -112,7 +115,8 @@ def _card(title, note, inner) -> str:
 
 def _figure(item) -> str:
   name, text = map(escape, item)
-  return f'<dt>{name}</dt><dd>{text}</dd>'
+  kind = ' class="text"' if len(text) > _LONGEST_FIGURE else ''
+  return f'<dt>{name}</dt><dd{kind}>{text}</dd>'
 
 
 def _bar(bar: Bar, end: float) -> str:

@@ -126,6 +126,11 @@ class PageTest(unittest.TestCase):
     # 3 of the page, 4 of each chart, 2 of the points, 3 of the figures.
     self.assertEqual(16, parsed.texts.count(_EVIL))
 
+  def test_long_values_are_set_as_text(self):
+    html = page('t', '', [], {'a': {'short': '1.5', 'long': 'word ' * 20}})
+    self.assertIn('<dd>1.5</dd>', html)
+    self.assertIn('<dd class="text">word ', html)
+
   def test_loads_nothing(self):
     html = page('t', '', [_BARS, _POINTS], {'a': {'b': 'c'}})
     for word in ('src=', 'href=', 'url(', 'http', '@import', '<script'):
