@@ -33,7 +33,8 @@ _CODES = (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
 
 def is_lost(error: BaseException) -> bool:
   """Whether a call failed because the runner ended, or is not there."""
-  return isinstance(error, grpc.RpcError) and error.code() in _CODES
+  # The errors of a server have no code.
+  return isinstance(error, grpc.Call) and error.code() in _CODES
 
 
 def logged(run: Callable[[], Any]) -> Callable[[], None]:

@@ -36,6 +36,10 @@ class _Failed(grpc.RpcError):
     return self._code
 
 
+# As the errors of grpc's clients are.
+grpc.Call.register(_Failed)
+
+
 class LostRunnerTest(unittest.TestCase):
   def run_thread(self, function):
     """The exceptions that a thread leaves behind."""
@@ -58,7 +62,10 @@ class LostRunnerTest(unittest.TestCase):
     self.assertIsNone(logs.records[0].exc_info)
 
   def test_other_errors_are_raised(self):
-    for error in (_Failed(grpc.StatusCode.INTERNAL), ValueError('wrong')):
+    # A server has errors without a code.
+    for error in (_Failed(grpc.StatusCode.INTERNAL),
+                  grpc.RpcError(),
+                  ValueError('wrong')):
 
       def fail(error=error):
         raise error
@@ -71,9 +78,11 @@ class LostRunnerTest(unittest.TestCase):
       raise error
       yield  # pylint: disable=unreachable
 
-    for code, words in ((grpc.StatusCode.UNAVAILABLE, 'runner has gone'),
-                        (grpc.StatusCode.INTERNAL, 'Failed to read inputs')):
-      error, left = _Failed(code), []
+    for error, words in (
+        (_Failed(grpc.StatusCode.UNAVAILABLE), 'runner has gone'),
+        (_Failed(grpc.StatusCode.INTERNAL), 'Failed to read inputs'),
+        (grpc.RpcError(), 'Failed to read inputs')):
+      left = []
       channel = data_plane._GrpcDataChannel()
       with mock.patch.object(
           threading, 'excepthook', left.append), self.assertLogs() as logs:
@@ -84,7 +93,7 @@ class LostRunnerTest(unittest.TestCase):
             thread.join(30)
       self.assertEqual(len(logs.output), 1)
       self.assertIn(words, logs.output[0])
-      self.assertEqual(bool(left), not lost_runner.is_lost(error), [code, left])
+      self.assertEqual(bool(left), not lost_runner.is_lost(error), left)
       # Whoever waits for data is told, as before.
       self.assertIs(channel._exception, error)
 

@@ -75,12 +75,16 @@ class WorkerLostTest(unittest.TestCase):
     with self.assertRaisesRegex(RuntimeError, 'worker is lost'):
       connection.push(_request()).get(_HANGS_SECS)
 
-  def test_a_pipeline_fails_and_does_not_hang(self):
-    # Workers are the `python` that is found first.
-    path = os.pathsep.join(
-        [os.path.dirname(sys.executable), os.environ.get('PATH', '')])
-    with subprocess.Popen([sys.executable, '-c', _PIPELINE],
-                          env={**os.environ, 'PATH': path},
+  def test_a_worker_that_connects_after_the_end_ends(self):
+    connection = worker_handlers.ControlConnection()
+    connection.close()
+    self.assertIs(
+        connection.get_req(),
+        worker_handlers.BeamFnControlServicer._DONE_MARKER)
+
+  def _fails(self, program):
+    """The output of a program that fails."""
+    with subprocess.Popen([sys.executable, '-c', program],
                           stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT,
                           text=True,
@@ -91,7 +95,16 @@ class WorkerLostTest(unittest.TestCase):
         os.killpg(job.pid, signal.SIGKILL)
         raise
     self.assertNotEqual(job.returncode, 0)
-    self.assertIn('worker is lost', output)
+    return output
+
+  def test_a_pipeline_fails_whose_worker_is_killed(self):
+    self.assertIn('An SDK worker is lost', self._fails(_PIPELINE))
+
+  def test_a_pipeline_fails_whose_worker_does_not_start(self):
+    no_python = "import os\nos.environ['PYTHONHOME'] = '/no/such/folder'\n"
+    self.assertIn(
+        'An SDK worker is lost: Worker subprocess exited with return code 1.',
+        self._fails(no_python + _PIPELINE))
 
 
 if __name__ == '__main__':
