@@ -189,11 +189,14 @@ def test_ctrl_c_is_one_line_while_the_demo_imports_beam():
                         stdout=subprocess.PIPE,
                         stderr=subprocess.STDOUT,
                         text=True) as program:
-    process = psutil.Process(program.pid)
-    # More than Python alone, less than with Beam.
-    _wait(lambda: process.memory_info().rss > 40e6, program)
-    program.send_signal(signal.SIGINT)
-    output, _ = program.communicate(timeout=_HANGS_SECS)
+    try:
+      process = psutil.Process(program.pid)
+      # More than Python alone, less than with Beam.
+      _wait(lambda: process.memory_info().rss > 40e6, program)
+      program.send_signal(signal.SIGINT)
+      output, _ = program.communicate(timeout=_HANGS_SECS)
+    finally:
+      program.kill()
   assert (program.returncode, output) == (130, 'Interrupted.\n')
 
 
