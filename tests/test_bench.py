@@ -15,8 +15,11 @@
 # limitations under the License.
 #
 
-"""The tables of the benchmarks, from figures made up by hand."""
+"""The tables of the benchmarks, from figures made up by hand, and the command
+that runs them."""
 
+import shlex
+import subprocess
 import unittest
 
 import numpy as np
@@ -25,6 +28,7 @@ from tools.bench import model
 from tools.bench import overhead
 from tools.bench import peers
 from tools.layout import ToolError
+from tools.layout import here
 
 
 class ModelTableTest(unittest.TestCase):
@@ -154,6 +158,19 @@ class VLLMTableTest(unittest.TestCase):
         rows[2])
     self.assertEqual(rows[0].count('|'), rows[1].count('|'))
     self.assertIn('0.98', rows[-1])
+
+
+class MakeBenchTest(unittest.TestCase):
+  def test_the_replay_gets_all_loads_and_its_runner(self):
+    done = subprocess.run(['make', '-n', 'bench', 'TRACE=trace.csv'],
+                          cwd=here().root,
+                          stdout=subprocess.PIPE,
+                          text=True,
+                          check=True)
+    replay = shlex.split(done.stdout.splitlines()[-1])
+    self.assertIn('trace.csv', replay)
+    self.assertEqual('0.2,0.6,0.9', replay[replay.index('--loads') + 1])
+    self.assertIn('--runner=PrismRunner', replay)
 
 
 if __name__ == '__main__':
