@@ -169,6 +169,32 @@ class CostModelTest(unittest.TestCase):
       model.learn(*shape, 2.0)
     self.assertGreater(model.cost().fixed, 1.8)
 
+  def test_a_call_without_a_fixed_part_costs_what_beam_takes(self):
+    cost = _learned(Cost(fixed=0, per_token=1e-3), _SHAPES * 8)
+    self.assertAlmostEqual(1e-4, cost.fixed, 12)
+    self.assertAlmostEqual(1e-3, cost.per_token, 6)
+
+  def test_the_usual_number_of_elements(self):
+    model = CostModel()
+    self.assertEqual(1, model.usual_count)
+    for expected in (2, 2.875):
+      model.learn(9, 10, 1e-3)
+      self.assertEqual(expected, model.usual_count)
+
+  def test_is_settled_once_256_calls_are_remembered(self):
+    model = CostModel()
+    for _ in range(256):
+      self.assertFalse(model.is_settled)
+      model.learn(1, 10, 1e-3)
+    self.assertTrue(model.is_settled)
+
+  def test_fitted_is_the_cost_that_was_asked_for_last(self):
+    model = CostModel()
+    model.learn(8, 100, 0.1)
+    self.assertEqual(PRIOR, model.fitted)
+    self.assertEqual(model.cost(), model.fitted)
+    self.assertNotEqual(PRIOR, model.fitted)
+
   def test_remembers_a_bounded_number_of_shapes(self):
     model = CostModel()
     for longest in range(5000):

@@ -138,6 +138,44 @@ class PricedWindowTest(unittest.TestCase):
     expensive = Cost(100_000, 1)
     self.assertEqual(Span(0, 3), PricedWindow(expensive, 4).due(far, 1))
 
+  @settings(deadline=None)
+  @given(
+      st.lists(st.integers(0, 2000), min_size=1, max_size=20).map(sorted),
+      st.builds(Cost, *[st.integers(0, 500)] + 3 * [st.integers(0, 2)]),
+      st.integers(1, 9),
+      st.none() | st.integers(1, 9000),
+      st.data())
+  def test_what_is_due_is_flushed_with_the_neighbours_that_gain_most(
+      self, lengths, cost, most, padded, data):
+    index = data.draw(st.integers(0, len(lengths) - 1))
+
+    def gain(start, end):
+      least = sum(cost.of_element(n) for n in lengths[start:end])
+      least += (end - start) * cost.fixed / most
+      return least - cost.of(end - start, lengths[end - 1])
+
+    allowed = [(start, end)
+               for start in range(index + 1)
+               for end in range(index + 1, len(lengths) + 1)
+               if end - start == 1 or end - start <= most and (
+                   not padded or (end - start) * lengths[end - 1] <= padded)]
+    span = PricedWindow(cost, most, padded).due(lengths, index)
+    self.assertIn(span, allowed)
+    best = max(gain(*other) for other in allowed)
+    self.assertAlmostEqual(best, gain(*span), delta=1e-9 * (1 + abs(best)))
+
+  def test_lengths_whose_batches_cost_much_join_those_farther_away(self):
+    policy, lengths = PricedWindow(Cost(1000, 1), 4), [100, 600]
+    self.assertEqual(Span(0, 1), policy.due(lengths, 0))
+    policy.flushed([600])
+    self.assertEqual(Span(0, 2), policy.due(lengths, 0))
+    # One full batch changes what is usual little, and many do.
+    policy.flushed([600] * 4)
+    self.assertEqual(Span(0, 2), policy.due(lengths, 0))
+    for _ in range(100):
+      policy.flushed([600] * 4)
+    self.assertEqual(Span(0, 1), policy.due(lengths, 0))
+
   def test_costs_less_than_boundaries(self):
     lengths, times = _trace()
     for cost in (Cost(200, 1), Cost(2000, 1)):
@@ -172,6 +210,12 @@ class FixedBoundariesTest(unittest.TestCase):
     self.assertIsNone(FixedBoundaries([10, 50], 9).idle(lengths, 2))
     policy = FixedBoundaries([10, 50], 9, is_work_conserving=True)
     self.assertEqual(Span(2, 4), policy.idle(lengths, 2))
+
+  def test_an_idle_model_waits_for_the_minimum(self):
+    policy = FixedBoundaries([10], 9, None, True, min_batch_size=3)
+    self.assertIsNone(policy.idle([3, 50], 0))
+    self.assertEqual(Span(0, 2), policy.idle([3, 4, 50], 0))
+    self.assertEqual(Span(0, 1), policy.due([3, 50], 0))
 
   def test_a_bucket_is_flushed_when_one_is_due(self):
     policy = FixedBoundaries([10, 50], 9)

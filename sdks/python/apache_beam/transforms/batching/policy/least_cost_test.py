@@ -145,6 +145,18 @@ class LeastCostCutTest(unittest.TestCase):
     least = min(_total(cost, buffer[0], cut) for cut in cuts)
     self.assertLessEqual(_total(cost, buffer[0], ends), least * (1 + 1e-12))
 
+  @settings(deadline=None)
+  @given(_buffers(), _WHOLE_COSTS, st.integers(2, 5))
+  def test_fewest_small_batches_then_the_least_cost(self, buffer, cost, size):
+    def small_and_cost(ends):
+      small = sum(end - start < size for start, end in _batches(ends))
+      return small, _total(cost, buffer[0], ends)
+
+    ends = least_cost_cut(buffer[0], cost, *buffer[1:], min_batch_size=size)
+    cuts = list(_allowed_cuts(cost, *buffer))
+    self.assertIn(ends, cuts)
+    self.assertEqual(min(map(small_and_cost, cuts)), small_and_cost(ends))
+
   def test_large_buffer_is_no_worse_than_other_cuts(self):
     lengths, *limits = _large_buffer(3000)
     for fixed in (0, 200, 100_000):

@@ -38,6 +38,15 @@ class MemoryLimitTest(unittest.TestCase):
           limit.learn(500, failed=False)
       self.assertIsNone(limit.limit)
 
+  def test_recovers_to_twice_what_failed(self):
+    limit = MemoryLimit()
+    limit.learn(3, failed=True)
+    for expected in (1, 2, 4):
+      for _ in range(64):
+        self.assertEqual(limit.limit, expected)
+        limit.learn(1, failed=False)
+    self.assertIsNone(limit.limit)
+
   def test_batches_that_fit_before_a_failure_do_not_count(self):
     limit = MemoryLimit()
     limit.learn(1000, failed=True)
