@@ -172,5 +172,5 @@ def table(outcomes: list[Outcome]) -> str:
 def _p95(seconds: list[float]) -> str:
   """Of 20 calls or more; fewer have no such percentile."""
   if len(seconds) < 20:
-    return f'(of {len(seconds)}: none)'
+    return 'too few'
   return f'{statistics.quantiles(seconds, n=20)[-1] * 1000:.0f} ms'
