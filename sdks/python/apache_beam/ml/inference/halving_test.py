@@ -228,6 +228,13 @@ class OutOfMemoryTest(unittest.TestCase):
         RuntimeError()):
       self.assertFalse(is_out_of_memory(error), error)
 
+  def test_an_error_with_more_causes_than_are_looked_at(self):
+    error = ValueError('bad')
+    for _ in range(9):
+      error, cause = ValueError('bad'), error
+      error.__cause__ = cause
+    self.assertFalse(is_out_of_memory(error))
+
   def test_errors_of_torch(self):
     try:
       import torch

@@ -47,7 +47,9 @@ def _largest_error(cost, true):
 
 class CostModelTest(unittest.TestCase):
   def test_prior_before_any_call(self):
-    self.assertEqual(PRIOR, CostModel().cost())
+    model = CostModel()
+    self.assertEqual(PRIOR, model.cost())
+    self.assertEqual((0, 0), (model.largest_count, model.largest_size))
 
   def test_one_call_sets_the_scale_of_the_prior(self):
     cost = _learned(_TRUE, [(8, 100)])
