@@ -154,11 +154,10 @@ class PricedWindowTest(unittest.TestCase):
       least += (end - start) * cost.fixed / most
       return least - cost.of(end - start, lengths[end - 1])
 
-    allowed = [(start, end)
-               for start in range(index + 1)
+    allowed = [(start, end) for start in range(index + 1)
                for end in range(index + 1, len(lengths) + 1)
-               if end - start == 1 or end - start <= most and (
-                   not padded or (end - start) * lengths[end - 1] <= padded)]
+               if end - start == 1 or end - start <= most and
+               (not padded or (end - start) * lengths[end - 1] <= padded)]
     span = PricedWindow(cost, most, padded).due(lengths, index)
     self.assertIn(span, allowed)
     best = max(gain(*other) for other in allowed)
