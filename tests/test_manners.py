@@ -50,9 +50,10 @@ def _inputs(folder: Path) -> None:
   for name, rows in (('prompts', prompts), ('texts', texts)):
     (folder / f'{name}.jsonl').write_text(
         ''.join(f'{json.dumps(row)}\n' for row in rows))
+  # So many that the advisor is at work for seconds.
   (folder / 'trace.csv').write_text(
       'tokens,at\n' +
-      ''.join(f'{1 + 37 * i % 500},{i / 50}\n' for i in range(50_000)))
+      ''.join(f'{1 + 37 * i % 500},{i / 50}\n' for i in range(200_000)))
 
 
 # The name of a program, its arguments, and what its output has when it works;
