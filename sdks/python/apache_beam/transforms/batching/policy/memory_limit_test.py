@@ -27,24 +27,25 @@ from apache_beam.transforms.batching.policy.memory_limit import reported
 
 
 class MemoryLimitTest(unittest.TestCase):
+  def _check_limits(self, limit, *expected):
+    """Each is the limit of 64 batches that fit."""
+    for padded_size in expected:
+      for _ in range(64):
+        self.assertEqual(limit.limit, padded_size)
+        limit.learn(padded_size, failed=False)
+
   def test_halves_what_failed_and_recovers(self):
     limit = MemoryLimit()
     # The second time as the first.
     for _ in range(2):
       limit.learn(1000, failed=True)
-      for expected in (500, 1000, 2000):
-        for _ in range(64):
-          self.assertEqual(limit.limit, expected)
-          limit.learn(500, failed=False)
+      self._check_limits(limit, 500, 1000, 2000)
       self.assertIsNone(limit.limit)
 
   def test_recovers_to_twice_what_failed(self):
     limit = MemoryLimit()
     limit.learn(3, failed=True)
-    for expected in (1, 2, 4):
-      for _ in range(64):
-        self.assertEqual(limit.limit, expected)
-        limit.learn(1, failed=False)
+    self._check_limits(limit, 1, 2, 4)
     self.assertIsNone(limit.limit)
 
   def test_batches_that_fit_before_a_failure_do_not_count(self):
@@ -53,9 +54,7 @@ class MemoryLimitTest(unittest.TestCase):
     for _ in range(63):
       limit.learn(500, failed=False)
     limit.learn(500, failed=True)
-    for _ in range(64):
-      self.assertEqual(limit.limit, 250)
-      limit.learn(250, failed=False)
+    self._check_limits(limit, 250)
     self.assertEqual(limit.limit, 500)
 
   @given(st.lists(st.tuples(st.integers(1, 9000), st.booleans()), max_size=300))
